@@ -1,0 +1,61 @@
+"""The embedded checkpoints: their shapes, training settings and folders.
+
+Everything a training run depends on stands in this table, so that one command and one seed
+give the same model again. Head size is 32, the smallest that vLLM serves on a CPU.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+MODELS = Path(__file__).parent / "models"
+HEAD_SIZE = 32
+CONTEXT_TOKENS = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A Qwen2 decoder: width, layers, feed-forward width, query and key-value heads."""
+
+    hidden: int
+    layers: int
+    feed_forward: int
+    heads: int
+    kv_heads: int
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """How one checkpoint was trained; `examples` is the size of the pool drawn from."""
+
+    steps: int
+    batch: int
+    learning_rate: float
+    examples: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One checkpoint of the repository."""
+
+    name: str
+    shape: Shape
+    training: Training
+
+    @property
+    def folder(self) -> Path:
+        return MODELS / self.name
+
+    def settings(self) -> dict[str, dict[str, float]]:
+        return {"shape": asdict(self.shape), "training": asdict(self.training)}
+
+
+LADDER = {
+    member.name: member
+    for member in (
+        Member("policy-0.1m", Shape(64, 2, 128, 2, 1), Training(5_000, 128, 5e-3, 600_000, 1)),
+        Member("policy-0.6m", Shape(128, 3, 320, 4, 2), Training(3_600, 128, 3e-3, 600_000, 2)),
+        Member("policy-3m", Shape(256, 4, 704, 8, 4), Training(2_400, 96, 2e-3, 400_000, 3)),
+    )
+}
+PRM = Member("prm-1.8m", Shape(192, 5, 448, 6, 3), Training(3_000, 128, 1.5e-3, 300_000, 4))

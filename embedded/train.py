@@ -1,0 +1,160 @@
+"""Trains one embedded checkpoint: `python -m embedded.train policy-0.1m`.
+
+Seeded and fixed in length, so that the same machine gives the same weights. Loss is taken on
+the assistant's tokens only; the learning rate warms up over 2 % of the steps and falls to
+zero along a cosine.
+"""
+
+import argparse
+import json
+import logging
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+from embedded.ladder import CONTEXT_TOKENS, LADDER, Member, Shape, Training
+from embedded.tasks import STEP_DELIMITER, training_problems
+from embedded.tokenizer import train_tokenizer
+
+IGNORED = -100
+REPORT_EVERY_STEPS = 100
+BATCHES_SORTED_TOGETHER = 32
+log = logging.getLogger("embedded.train")
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """Token ids and labels, both [examples, longest]; padded with 0 and `IGNORED`."""
+
+    ids: np.ndarray
+    labels: np.ndarray
+
+    def batch(self, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rows as (ids, labels), cut to the longest of them."""
+        ids, labels = self.ids[rows], self.labels[rows]
+        longest = int((ids != 0).sum(axis=1).max())
+        return tuple(torch.from_numpy(part[:, :longest].astype(np.int64)) for part in (ids, labels))
+
+
+def pad_examples(rows: list[tuple[list[int], list[int]]]) -> Examples:
+    """Stacks (ids, labels) pairs into two padded arrays."""
+    longest = max(len(ids) for ids, _ in rows)
+    ids = np.zeros((len(rows), longest), np.int16)
+    labels = np.full((len(rows), longest), IGNORED, np.int16)
+    for place, (row_ids, row_labels) in enumerate(rows):
+        ids[place, : len(row_ids)] = row_ids
+        labels[place, : len(row_labels)] = row_labels
+    return Examples(ids, labels)
+
+
+def policy_examples(tokenizer: PreTrainedTokenizerFast, training: Training) -> Examples:
+    """Worked training problems in the chat layout the policy is prompted with."""
+    problems = training_problems(training.examples, stream=training.seed)
+    chats = [[{"role": "user", "content": p.question}] for p in problems]
+    prompts = [
+        tokenizer.apply_chat_template(c, add_generation_prompt=True, tokenize=False) for c in chats
+    ]
+    answers = [STEP_DELIMITER.join(p.steps) + tokenizer.eos_token for p in problems]
+    prompt_ids, answer_ids = tokenizer(prompts)["input_ids"], tokenizer(answers)["input_ids"]
+    pairs = zip(prompt_ids, answer_ids, strict=True)
+    return pad_examples([(p + a, [IGNORED] * len(p) + a) for p, a in pairs])
+
+
+def qwen2_config(shape: Shape, tokenizer: PreTrainedTokenizerFast) -> Qwen2Config:
+    """A Qwen2 configuration of the given shape with tied embeddings."""
+    return Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=shape.hidden,
+        intermediate_size=shape.feed_forward,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        max_position_embeddings=CONTEXT_TOKENS,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+def learning_rate(step: int, training: Training) -> float:
+    """Linear warm-up, then a cosine to zero."""
+    warm_up = max(1, training.steps // 50)
+    if step < warm_up:
+        return training.learning_rate * (step + 1) / warm_up
+    part = (step - warm_up) / max(1, training.steps - warm_up)
+    return training.learning_rate * 0.5 * (1 + math.cos(math.pi * part))
+
+
+def draw_batches(
+    examples: Examples, training: Training
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """`training.steps` seeded batches; rows of like length share a batch, so little is padding."""
+    draw = np.random.default_rng(training.seed)
+    lengths = (examples.ids != 0).sum(axis=1)
+    done = 0
+    while True:
+        rows = draw.integers(0, len(lengths), training.batch * BATCHES_SORTED_TOGETHER)
+        groups = rows[np.argsort(lengths[rows], kind="stable")].reshape(-1, training.batch)
+        for group in groups[draw.permutation(len(groups))]:
+            if done == training.steps:
+                return
+            done += 1
+            yield examples.batch(group)
+
+
+def train_policy(member: Member) -> None:
+    """Trains and saves one policy of the ladder."""
+    torch.manual_seed(member.training.seed)
+    tokenizer = train_tokenizer(member.folder)
+    examples = policy_examples(tokenizer, member.training)
+    model = Qwen2ForCausalLM(qwen2_config(member.shape, tokenizer))
+    log.info("%s: %d parameters", member.name, model.num_parameters())
+    optimise(model, examples, member)
+    model.save_pretrained(member.folder)
+
+
+def optimise(model: torch.nn.Module, examples: Examples, member: Member) -> None:
+    """AdamW over the drawn batches; `model(input_ids=, labels=)` returns an object with `loss`."""
+    optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=0.01)
+    started, losses = time.perf_counter(), []
+    for step, (ids, labels) in enumerate(draw_batches(examples, member.training)):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, member.training)
+        loss = model(input_ids=ids, labels=labels).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        losses.append(loss.item())
+        if (step + 1) % REPORT_EVERY_STEPS == 0:
+            mean = sum(losses[-REPORT_EVERY_STEPS:]) / REPORT_EVERY_STEPS
+            log.info(
+                "%s step %d loss %.4f %.0f s",
+                member.name,
+                step + 1,
+                mean,
+                time.perf_counter() - started,
+            )
+            if (step + 1) % 1000 == 0:
+                model.save_pretrained(member.folder)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", choices=[*LADDER])
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    torch.set_num_threads(arguments.threads)
+    train_policy(LADDER[arguments.model])
+
+
+if __name__ == "__main__":
+    main()

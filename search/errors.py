@@ -1,0 +1,28 @@
+"""Errors named by the border they cross. Each message is one line that says what to change.
+
+All take exactly one string, so that they survive pickling between processes.
+"""
+
+
+class BranchwiseError(Exception):
+    """Base of every error that is meant for the reader of a run, not for its developer."""
+
+
+class RecipeError(BranchwiseError):
+    """The recipe or its data cannot work; nothing was started."""
+
+
+class PolicyError(BranchwiseError):
+    """The policy gave something that cannot be a step."""
+
+
+class PRMError(BranchwiseError):
+    """The PRM gave something that cannot be a reward."""
+
+
+class StorageError(BranchwiseError):
+    """A run folder or table cannot be read or written."""
+
+
+class ClusterError(BranchwiseError):
+    """The Ray cluster or a Serve deployment did not do what was asked."""

@@ -1,0 +1,137 @@
+"""Growing a tree by one node: sample, note why steps ended, score. All strategies use it.
+
+Invariant: a node is in the tree with its reward before its strategy sees it.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+from search.answers import boxed_answer
+from search.budget import Budget
+from search.config import SearchConfig
+from search.errors import PolicyError, PRMError
+from search.problem import Problem
+from search.protocols import (
+    PRM,
+    Completion,
+    Expansion,
+    Policy,
+    PolicyPath,
+    PRMPath,
+    Score,
+    StopReason,
+)
+from search.rewards import reduce_rewards
+from search.seeds import node_seed
+from search.token_ids import count_ids
+from search.tree import Tree
+
+
+@dataclass(slots=True)
+class Growth:
+    """One search under way: its tree, its budget, and who writes and who scores.
+
+    `prm` is None for strategies that look at no rewards.
+    """
+
+    problem: Problem
+    policy: Policy
+    prm: PRM | None
+    config: SearchConfig
+    tree: Tree = field(default_factory=Tree)
+    budget: Budget = field(default_factory=Budget)
+
+    async def expand(self, parent: int, subtree: int, n: int) -> list[int]:
+        """Samples and scores n children of `parent`; returns their indices in order."""
+        expansion = await self._sample(parent, subtree, n)
+        children = [
+            self.tree.add(parent, subtree, place, self._judged(parent, completion))
+            for place, completion in enumerate(expansion.completions)
+        ]
+        await self._score(children)
+        return children
+
+    def score(self, node: int) -> float:
+        """A node's path reduced to one number by the configured reduction."""
+        return reduce_rewards(self.tree.scored_steps(node), self.config.reduction)
+
+    async def _sample(self, parent: int, subtree: int, n: int) -> Expansion:
+        limits, config = self.config.limits, self.config
+        left = limits.max_solution_tokens - self.tree.tokens_so_far(parent)
+        expansion = await self.policy.expand(
+            PolicyPath(self.problem.text, self.tree.packed_ids(parent)),
+            n,
+            config.sampling,
+            min(limits.max_step_tokens, left),
+            self._seed(parent, subtree),
+        )
+        self._check_expansion(expansion, parent, n)
+        self.budget.spend_expansion(expansion)
+        return expansion
+
+    def _seed(self, parent: int, subtree: int) -> int:
+        config, node_id = self.config, self.tree.node_id(parent, subtree)
+        return node_seed(config.run_seed, self.problem.problem_id, config.strategy, node_id)
+
+    def _check_expansion(self, expansion: Expansion, parent: int, n: int) -> None:
+        written = [c for c in expansion.completions if c.token_ids]
+        if len(written) != n:
+            raise PolicyError(
+                f"the policy returned {len(written)} of {n} steps for problem "
+                f"{self.problem.problem_id!r} after step {self.tree.depth(parent)}: "
+                "check its prompt and its end-of-text token"
+            )
+
+    def _judged(self, parent: int, completion: Completion) -> Completion:
+        """The completion with the reason that ends its solution, if one does."""
+        reason = self._end_of_solution(parent, completion)
+        return Completion(completion.text, completion.token_ids, completion.logprob, reason)
+
+    def _end_of_solution(self, parent: int, completion: Completion) -> StopReason:
+        limits = self.config.limits
+        tokens = self.tree.tokens_so_far(parent) + count_ids(completion.token_ids)
+        if completion.stop_reason is StopReason.EOS:
+            return StopReason.EOS
+        if limits.stop_at_boxed and boxed_answer(completion.text):
+            return StopReason.BOXED
+        if tokens >= limits.max_solution_tokens:
+            return StopReason.MAX_TOKENS
+        if self.tree.depth(parent) + 1 >= limits.max_steps:
+            return StopReason.MAX_STEPS
+        return completion.stop_reason
+
+    async def _score(self, nodes: list[int]) -> None:
+        """Scores nodes with text; an empty last step adds nothing and is not scored."""
+        written = [node for node in nodes if self.tree.texts[node].strip()]
+        if self.prm is None or not written:
+            return
+        scores = await self.prm.score([self._prm_path(node) for node in written])
+        self._check_scores(scores, len(written))
+        self.budget.spend_scores(scores)
+        for node, score in zip(written, scores, strict=True):
+            self.tree.rewards[node] = score.reward
+            self.tree.prm_tokens[node] = score.tokens_minimal
+
+    def _prm_path(self, node: int) -> PRMPath:
+        delimiter, tree = self.config.sampling.delimiter, self.tree
+        steps = (tree.texts[step].removesuffix(delimiter) for step in tree.path(node))
+        return PRMPath(self.problem.text, tuple(steps))
+
+    def _check_scores(self, scores: list[Score], expected: int) -> None:
+        if len(scores) != expected:
+            raise PRMError(
+                f"the PRM returned {len(scores)} rewards for {expected} steps of problem "
+                f"{self.problem.problem_id!r}: check its family in the recipe"
+            )
+        for score in scores:
+            if not (math.isfinite(score.reward) and 0.0 <= score.reward <= 1.0):
+                raise PRMError(
+                    f"the PRM returned the reward {score.reward} for a step of problem "
+                    f"{self.problem.problem_id!r}: rewards must lie in [0, 1]; check the "
+                    "PRM's family and its dtype"
+                )
+
+
+def unfinished(tree: Tree, nodes: list[int]) -> list[int]:
+    """The nodes that may be expanded."""
+    return [node for node in nodes if not tree.ends_solution(node)]

@@ -1,0 +1,49 @@
+"""Splitting a problem's search into work units.
+
+A work unit is what one Ray task runs, what is retried and what is committed. Invariant: every
+subtree of the search is in exactly one unit, and how many units there are changes no result.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from search.config import SearchConfig
+from search.growth import Growth
+from search.problem import Problem
+from search.protocols import PRM, Policy
+from search.strategies import STRATEGIES, subtree_count
+
+
+@dataclass(frozen=True, slots=True)
+class WorkUnit:
+    """A range of subtrees [first, stop) of one search over one problem."""
+
+    unit_id: str
+    problem: Problem
+    config: SearchConfig
+    first: int
+    stop: int
+
+
+def partition(
+    problem: Problem, config: SearchConfig, solutions_per_unit: int
+) -> Iterator[WorkUnit]:
+    """Units of at most `solutions_per_unit` solutions; strategies that do not split are one unit."""
+    total = subtree_count(config.strategy, config.n, config.branching)
+    size = max(1, solutions_per_unit * total // config.n)
+    for first in range(0, total, size):
+        stop = min(first + size, total)
+        yield WorkUnit(unit_id(problem, config, first, stop), problem, config, first, stop)
+
+
+def unit_id(problem: Problem, config: SearchConfig, first: int, stop: int) -> str:
+    """A name that is the same in every run of the same recipe."""
+    return f"{problem.problem_id}/{config.strategy}-{config.n}x{config.branching}/{first}-{stop}"
+
+
+async def run_unit(unit: WorkUnit, policy: Policy, prm: PRM | None) -> Growth:
+    """Grows a unit's part of the tree and returns it with what it cost."""
+    strategy = STRATEGIES[unit.config.strategy]
+    growth = Growth(unit.problem, policy, prm if strategy.uses_prm else None, unit.config)
+    await strategy.grow(growth, range(unit.first, unit.stop))
+    return growth

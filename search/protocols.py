@@ -1,0 +1,112 @@
+"""The two protocols every engine, remote client and fake implements.
+
+A policy speaks token ids, so that no prefix is ever tokenised again; a PRM speaks text,
+because its tokenizer is another. Both may be called concurrently from one event loop.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+
+class StopReason(StrEnum):
+    """Why a step or a solution ended.
+
+    The first two end a step only; the others end the solution too. `UNFINISHED` marks a
+    candidate that counts towards N but was never completed: it has no answer and no vote.
+    """
+
+    DELIMITER = "delimiter"
+    LENGTH = "length"
+    EOS = "eos"
+    BOXED = "boxed"
+    MAX_STEPS = "max_steps"
+    MAX_TOKENS = "max_tokens"
+    UNFINISHED = "unfinished"
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the policy draws tokens. `delimiter` ends a step and stays in its text."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    delimiter: str = "\n\n"
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyPath:
+    """Where to continue: the problem, and the token ids of the steps so far (packed)."""
+
+    problem: str
+    token_ids: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PRMPath:
+    """A partial solution as text; only its last step is to be scored."""
+
+    problem: str
+    steps: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One sampled step: its tokens (packed), their summed log-probability, how it ended.
+
+    `stop_reason` is DELIMITER, LENGTH or EOS: what an engine can know.
+    """
+
+    text: str
+    token_ids: bytes
+    logprob: float
+    stop_reason: StopReason
+
+
+@dataclass(frozen=True, slots=True)
+class Expansion:
+    """The n completions of one path, and what its prefix cost.
+
+    `prefix_tokens` counts prompt and steps so far; `prefix_tokens_computed` those of them
+    that were not in the KV cache. `replica` names who answered.
+    """
+
+    completions: tuple[Completion, ...]
+    prefix_tokens: int
+    prefix_tokens_computed: int
+    replica: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """The reward of a path's last step in [0, 1], and its cost in PRM tokens.
+
+    `tokens_minimal` is what a perfect cache would have computed: the new step alone.
+    """
+
+    reward: float
+    tokens_computed: int
+    tokens_minimal: int
+    replica: str = ""
+
+
+class Policy(Protocol):
+    """Writes steps."""
+
+    async def expand(
+        self, path: PolicyPath, n: int, sampling: Sampling, max_tokens: int, seed: int
+    ) -> Expansion:
+        """Samples n continuations of at most `max_tokens` tokens; raises PolicyError.
+
+        Completion i depends on `seed` and i alone, never on what else is being sampled.
+        """
+        ...
+
+
+class PRM(Protocol):
+    """Scores steps."""
+
+    async def score(self, paths: Sequence[PRMPath]) -> list[Score]:
+        """One score for the last step of each path, in order; raises PRMError."""
+        ...

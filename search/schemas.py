@@ -1,0 +1,104 @@
+"""Every result table, declared once. docs/tables.md describes the columns for readers.
+
+Invariant: a table that leaves the process has exactly one of these schemas, and its files
+carry `SCHEMA_VERSION` in their metadata.
+"""
+
+import pyarrow as pa
+
+SCHEMA_VERSION = "1"
+_VERSIONED = {b"branchwise.schema_version": SCHEMA_VERSION.encode()}
+
+
+def _schema(*fields: tuple[str, pa.DataType]) -> pa.Schema:
+    return pa.schema([pa.field(name, kind) for name, kind in fields], metadata=_VERSIONED)
+
+
+_SEARCH = (
+    ("problem_id", pa.string()),
+    ("policy", pa.string()),
+    ("strategy", pa.string()),
+    ("n", pa.int32()),
+    ("branching", pa.int32()),
+    ("keep", pa.int32()),
+)
+
+PROBLEMS = _schema(
+    ("problem_id", pa.string()),
+    ("text", pa.string()),
+    ("reference_answer", pa.string()),
+    ("metadata", pa.string()),
+    ("error", pa.string()),
+)
+
+NODES = _schema(
+    *_SEARCH,
+    ("unit_id", pa.string()),
+    ("subtree", pa.int32()),
+    ("node_id", pa.string()),
+    ("parent_id", pa.string()),
+    ("depth", pa.int32()),
+    ("text", pa.string()),
+    ("policy_tokens", pa.int32()),
+    ("logprob", pa.float64()),
+    ("reward", pa.float64()),
+    ("kept", pa.bool_()),
+    ("stop_reason", pa.string()),
+)
+
+SOLUTIONS = _schema(
+    *_SEARCH,
+    ("unit_id", pa.string()),
+    ("subtree", pa.int32()),
+    ("solution_id", pa.string()),
+    ("node_id", pa.string()),
+    ("text", pa.string()),
+    ("answer", pa.string()),
+    ("answer_class", pa.int32()),
+    ("verdict", pa.string()),
+    ("task_score", pa.float64()),
+    ("rewards", pa.list_(pa.float64())),
+    ("policy_tokens", pa.int32()),
+    ("prm_tokens", pa.int32()),
+    ("stop_reason", pa.string()),
+)
+
+ANSWERS = _schema(
+    *_SEARCH,
+    ("searched_n", pa.int32()),
+    ("reduction", pa.string()),
+    ("vote", pa.string()),
+    ("answer", pa.string()),
+    ("expected_correct", pa.float64()),
+    ("ci_low", pa.float64()),
+    ("ci_high", pa.float64()),
+)
+
+UNITS = _schema(
+    *_SEARCH,
+    ("unit_id", pa.string()),
+    ("status", pa.string()),
+    ("error", pa.string()),
+    ("attempts", pa.int32()),
+    ("node_ip", pa.string()),
+    ("policy_replica", pa.string()),
+    ("prm_replica", pa.string()),
+    ("seconds", pa.float64()),
+    ("solutions", pa.int32()),
+    ("generations", pa.int64()),
+    ("generated_policy_tokens", pa.int64()),
+    ("prefix_policy_tokens", pa.int64()),
+    ("computed_prefix_policy_tokens", pa.int64()),
+    ("discarded_policy_tokens", pa.int64()),
+    ("computed_prm_tokens", pa.int64()),
+    ("minimal_prm_tokens", pa.int64()),
+    ("flops", pa.float64()),
+)
+
+TABLES = {
+    "problems": PROBLEMS,
+    "nodes": NODES,
+    "solutions": SOLUTIONS,
+    "answers": ANSWERS,
+    "units": UNITS,
+}

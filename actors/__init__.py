@@ -1,0 +1,1 @@
+"""Policy and PRM as Ray Serve deployments, their engines, and the clients that call them."""

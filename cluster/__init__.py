@@ -1,0 +1,1 @@
+"""Machines: connecting to Ray, deploying models, placing work units."""

@@ -71,7 +71,7 @@ def worked_steps(expression: str) -> list[str]:
     """The numbered steps of a chain of `+`/`-`, or of a product of two numbers."""
     words = expression.split()
     lines = _product_lines(words) if "*" in words else _chain_lines(words)
-    answer = lines[-1].rsplit(" ", 1)[-1]
+    answer = lines[-1].rpartition("=")[2]
     lines.append(f"The answer is \\boxed{{{answer}}}.")
     return [f"Step {number}: {line}" for number, line in enumerate(lines, 1)]
 
@@ -81,7 +81,7 @@ def _chain_lines(words: list[str]) -> list[str]:
     total, lines = int(words[0]), []
     for symbol, term in zip(words[1::2], words[2::2], strict=True):
         before, total = total, _OPERATORS[symbol](total, int(term))
-        lines.append(f"{before} {symbol} {term} = {total}")
+        lines.append(f"{before}{symbol}{term}={total}")
     return lines
 
 
@@ -89,14 +89,14 @@ def _product_lines(words: list[str]) -> list[str]:
     """Splits the second factor (or the first, if the second has one digit) into tens and ones."""
     left, right = int(words[0]), int(words[2])
     if left < 10 and right < 10:
-        return [f"{left} * {right} = {left * right}"]
+        return [f"{left}*{right}={left * right}"]
     if right >= 10:
         parts = [(left, right // 10 * 10), (left, right % 10)]
     else:
         parts = [(left // 10 * 10, right), (left % 10, right)]
-    lines = [f"{a} * {b} = {a * b}" for a, b in parts]
+    lines = [f"{a}*{b}={a * b}" for a, b in parts]
     first, second = (a * b for a, b in parts)
-    return [*lines, f"{first} + {second} = {first + second}"]
+    return [*lines, f"{first}+{second}={first + second}"]
 
 
 def step_labels(steps: list[str], worked: WorkedProblem) -> list[bool]:

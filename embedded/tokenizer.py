@@ -1,13 +1,16 @@
 """The tokenizer of the embedded models: byte-level BPE in which every digit stands alone.
 
-Invariants: the step delimiter is one token, a number is as many tokens as it has digits,
-and any UTF-8 text can be encoded (256 byte tokens are always there).
+It splits text the way Qwen2's tokenizer does, because transformers and vLLM load any `qwen2`
+checkpoint's vocabulary into that class. Invariants: the step delimiter is one token, a number
+is as many tokens as it has digits, and any UTF-8 text can be encoded (256 byte tokens).
 """
 
+import json
 from pathlib import Path
 
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerBase, Qwen2Tokenizer
+from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
 from embedded.tasks import STEP_DELIMITER, training_problems
 
@@ -21,10 +24,11 @@ CHAT_TEMPLATE = (
 )
 
 
-def train_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """Learns the merges from training problems and saves the fast tokenizer to `folder`."""
+def train_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """Learns the merges from training problems and saves the tokenizer to `folder`."""
     bpe = Tokenizer(models.BPE())
-    pieces = pre_tokenizers.Split(Regex(r"\n\n|\d| ?[^\s\d]+ ?|\s"), behavior="isolated")
+    bpe.normalizer = normalizers.NFC()
+    pieces = pre_tokenizers.Split(Regex(PRETOKENIZE_REGEX), behavior="isolated")
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     bpe.pre_tokenizer = pre_tokenizers.Sequence([pieces, byte_level])
     bpe.decoder = decoders.ByteLevel()
@@ -34,16 +38,18 @@ def train_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
     bpe.train_from_iterator(_corpus(), trainer)
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=bpe,
+    learned = json.loads(bpe.to_str())["model"]
+    tokenizer = Qwen2Tokenizer(
+        vocab=learned["vocab"],
+        merges=[tuple(merge) for merge in learned["merges"]],
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
         additional_special_tokens=["<|im_start|>", "<extra_0>"],
         chat_template=CHAT_TEMPLATE,
         clean_up_tokenization_spaces=False,
     )
-    fast.save_pretrained(folder)
-    return fast
+    tokenizer.save_pretrained(folder)
+    return tokenizer
 
 
 def _corpus() -> list[str]:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM
 
 from embedded.ladder import CONTEXT_TOKENS, LADDER, Member, Shape, Training
 from embedded.tasks import STEP_DELIMITER, training_problems
@@ -53,7 +53,7 @@ def pad_examples(rows: list[tuple[list[int], list[int]]]) -> Examples:
     return Examples(ids, labels)
 
 
-def policy_examples(tokenizer: PreTrainedTokenizerFast, training: Training) -> Examples:
+def policy_examples(tokenizer: PreTrainedTokenizerBase, training: Training) -> Examples:
     """Worked training problems in the chat layout the policy is prompted with."""
     problems = training_problems(training.examples, stream=training.seed)
     chats = [[{"role": "user", "content": p.question}] for p in problems]
@@ -66,7 +66,7 @@ def policy_examples(tokenizer: PreTrainedTokenizerFast, training: Training) -> E
     return pad_examples([(p + a, [IGNORED] * len(p) + a) for p, a in pairs])
 
 
-def qwen2_config(shape: Shape, tokenizer: PreTrainedTokenizerFast) -> Qwen2Config:
+def qwen2_config(shape: Shape, tokenizer: PreTrainedTokenizerBase) -> Qwen2Config:
     """A Qwen2 configuration of the given shape with tied embeddings."""
     return Qwen2Config(
         vocab_size=len(tokenizer),

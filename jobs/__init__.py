@@ -1,0 +1,1 @@
+"""Experiments: recipes, data sets, the driver, result tables, curves, reports, commands."""

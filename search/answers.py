@@ -1,31 +1,28 @@
 """Reading the final answer off a solution's text."""
 
+import re
+
+_TOKENS = re.compile(r"\\boxed\{|\\.|[{}]", re.DOTALL)
 _OPENING = "\\boxed{"
+_PLAIN_BRACE = -1
 
 
 def boxed_answer(text: str) -> str:
     """The content of the last complete `\\boxed{...}`, or an empty string.
 
     Braces may nest; an escaped brace does not count. A box that is never closed is ignored.
+    One pass over the text, so that a model that repeats itself costs no more than its length.
     """
-    start = text.rfind(_OPENING)
-    while start >= 0:
-        content = _balanced(text, start + len(_OPENING))
-        if content is not None:
-            return content.strip()
-        start = text.rfind(_OPENING, 0, start)
-    return ""
-
-
-def _balanced(text: str, start: int) -> str | None:
-    depth, place = 1, start
-    while place < len(text):
-        character = text[place]
-        if character == "\\":
-            place += 2
-            continue
-        depth += (character == "{") - (character == "}")
-        if depth == 0:
-            return text[start:place]
-        place += 1
-    return None
+    open_braces: list[int] = []
+    last, content = -1, ""
+    for token in _TOKENS.finditer(text):
+        match token.group():
+            case "{":
+                open_braces.append(_PLAIN_BRACE)
+            case "}":
+                start = open_braces.pop() if open_braces else _PLAIN_BRACE
+                if start > last:
+                    last, content = start, text[start : token.start()]
+            case opening if opening == _OPENING:
+                open_braces.append(token.end())
+    return content.strip()

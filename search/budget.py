@@ -47,6 +47,6 @@ class Budget:
 
 
 def discarded_tokens(tree: Tree) -> int:
-    """Policy tokens on no path that ended as a solution."""
+    """Policy tokens on no path that counts as a solution (unfinished candidates count)."""
     used = {node for solution in tree.solutions for node in tree.path(solution.node)}
     return sum(count_ids(ids) for node, ids in enumerate(tree.token_ids) if node not in used)

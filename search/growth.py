@@ -65,7 +65,7 @@ class Growth:
             min(limits.max_step_tokens, left),
             self._seed(parent, subtree),
         )
-        self._check_expansion(expansion, parent, n)
+        self._check_expansion(expansion, parent, n, min(limits.max_step_tokens, left))
         self.budget.spend_expansion(expansion)
         return expansion
 
@@ -73,13 +73,19 @@ class Growth:
         config, node_id = self.config, self.tree.node_id(parent, subtree)
         return node_seed(config.run_seed, self.problem.problem_id, config.strategy, node_id)
 
-    def _check_expansion(self, expansion: Expansion, parent: int, n: int) -> None:
-        written = [c for c in expansion.completions if c.token_ids]
-        if len(written) != n:
+    def _check_expansion(self, expansion: Expansion, parent: int, n: int, most: int) -> None:
+        where = f"problem {self.problem.problem_id!r} after step {self.tree.depth(parent)}"
+        lengths = [count_ids(c.token_ids) for c in expansion.completions]
+        if len(lengths) != n or not all(lengths):
+            written = sum(length > 0 for length in lengths)
             raise PolicyError(
-                f"the policy returned {len(written)} of {n} steps for problem "
-                f"{self.problem.problem_id!r} after step {self.tree.depth(parent)}: "
+                f"the policy returned {written} steps instead of {n} for {where}: "
                 "check its prompt and its end-of-text token"
+            )
+        if max(lengths) > most:
+            raise PolicyError(
+                f"the policy wrote {max(lengths)} tokens where {most} were allowed, for {where}: "
+                "its engine does not respect limits.max_step_tokens"
             )
 
     def _judged(self, parent: int, completion: Completion) -> Completion:

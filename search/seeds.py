@@ -7,8 +7,12 @@ SEED_BITS = 63
 
 def derive_seed(*parts: str | int) -> int:
     """A 63-bit seed from any mix of names and numbers; equal parts give equal seeds."""
-    text = "\x1f".join(f"{type(part).__name__}:{part}" for part in parts)
-    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    hashed = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        text = f"{type(part).__name__}:{part}".encode(errors="surrogatepass")
+        # With its length before it, no part can run into the next.
+        hashed.update(len(text).to_bytes(8, "big") + text)
+    digest = hashed.digest()
     return int.from_bytes(digest, "big") >> (64 - SEED_BITS)
 
 

@@ -9,7 +9,7 @@ BYTES_PER_TOKEN = 4
 
 def pack_ids(ids: Sequence[int]) -> bytes:
     """Token ids as bytes."""
-    return _little_endian(array("i", ids)).tobytes()
+    return _little_endian(array("i", list(ids))).tobytes()
 
 
 def unpack_ids(packed: bytes) -> list[int]:

@@ -1,0 +1,56 @@
+"""Engines: what computes inside a replica. One entry a name; imports wait until it is used."""
+
+from typing import Protocol
+
+from actors.spec import ModelFacts, ModelSpec
+from actors.wire import ExpandItem, ScoreItem
+from search.errors import RecipeError
+from search.protocols import Expansion, Score
+
+
+class PolicyEngine(Protocol):
+    """Computes expansions; may be awaited many times at once."""
+
+    def facts(self) -> ModelFacts: ...
+
+    def check_health(self) -> None:
+        """Raises what broke the engine, if anything did."""
+
+    async def expand(self, item: ExpandItem) -> Expansion: ...
+
+
+class PRMEngine(Protocol):
+    """Computes scores; may be awaited many times at once."""
+
+    def facts(self) -> ModelFacts: ...
+
+    def check_health(self) -> None:
+        """Raises what broke the engine, if anything did."""
+
+    async def score(self, item: ScoreItem) -> Score: ...
+
+
+def load_policy_engine(spec: ModelSpec) -> PolicyEngine:
+    """The engine named by the recipe, with its model loaded."""
+    if spec.engine == "transformers":
+        from actors.engines.transformers_policy import TransformersPolicy
+
+        return TransformersPolicy(spec)
+    if spec.engine == "fake":
+        from actors.engines.fake import FakePolicy
+
+        return FakePolicy(spec)
+    raise RecipeError(f"unknown policy engine {spec.engine!r}: use transformers or fake")
+
+
+def load_prm_engine(spec: ModelSpec) -> PRMEngine:
+    """The engine named by the recipe, with its model loaded."""
+    if spec.engine == "transformers":
+        from actors.engines.transformers_prm import TransformersPRM
+
+        return TransformersPRM(spec)
+    if spec.engine == "fake":
+        from actors.engines.fake import FakePRM
+
+        return FakePRM(spec)
+    raise RecipeError(f"unknown PRM engine {spec.engine!r}: use transformers or fake")

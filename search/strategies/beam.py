@@ -26,7 +26,7 @@ async def beam(growth: Growth, subtrees: range) -> None:
 
 
 def _keep_best(growth: Growth, candidates: list[int]) -> list[int]:
-    """The N/M best by score; equal scores keep the order of their node ids' creation."""
+    """The N/M best by score; at equal scores finished ones first, then by parent and place."""
     ranked = sorted(candidates, key=growth.score, reverse=True)
     kept = ranked[: growth.config.keep]
     for node in kept:

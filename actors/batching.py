@@ -1,0 +1,47 @@
+"""The replica's side of a batch: start every item, answer with what has finished.
+
+Invariant: every item of a batch is answered exactly once, with a result or a `Failure`, and
+no item waits for a slower one. If the caller goes away, the items still running are cancelled.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import TypeVar
+
+from actors.wire import Failure
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+async def answer_as_finished(
+    items: Sequence[Item], compute: Callable[[Item], Awaitable[Result]]
+) -> AsyncIterator[list[tuple[int, Result | Failure]]]:
+    """Yields lists of (place, result): each holds all that finished since the last one."""
+    finished: asyncio.Queue[tuple[int, Result | Failure]] = asyncio.Queue()
+
+    async def answer(place: int, item: Item) -> None:
+        finished.put_nowait((place, await _result_or_failure(compute, item)))
+
+    tasks = [asyncio.create_task(answer(place, item)) for place, item in enumerate(items)]
+    try:
+        left = len(tasks)
+        while left:
+            ready = [await finished.get()]
+            while not finished.empty():
+                ready.append(finished.get_nowait())
+            left -= len(ready)
+            yield ready
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+async def _result_or_failure(
+    compute: Callable[[Item], Awaitable[Result]], item: Item
+) -> Result | Failure:
+    """An item that fails is data for its work unit, not the end of the batch."""
+    try:
+        return await compute(item)
+    except Exception as error:
+        return Failure(error)

@@ -1,0 +1,103 @@
+"""Policy and PRM as a work unit sees them: batches calls, routes them by affinity.
+
+A Serve call costs milliseconds and one item more costs microseconds, so everything that
+becomes ready in the same turn of the event loop goes in one call. Invariant: every item that
+was sent is answered once, with its result or with an error. All calls of a client carry the
+same affinity key and so reach the same replica, where their prefixes are cached.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Generic, TypeVar
+
+from actors.wire import ExpandItem, Failure, ScoreItem
+from search.errors import BranchwiseError, ClusterError, PolicyError, PRMError
+from search.protocols import Expansion, PolicyPath, PRMPath, Sampling, Score
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class BatchingCaller(Generic[Item, Result]):
+    """Sends items to a Serve method that takes a batch and streams finished items back."""
+
+    def __init__(self, method: Any, border: type[BranchwiseError]) -> None:
+        self._method, self._border = method, border
+        self._waiting: list[tuple[Item, asyncio.Future[Result]]] = []
+        self._calls: set[asyncio.Task[None]] = set()
+
+    async def call(self, item: Item) -> Result:
+        """The result of one item; raises what the replica raised for it."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Result] = loop.create_future()
+        if not self._waiting:
+            loop.call_soon(self._send)
+        self._waiting.append((item, future))
+        return await future
+
+    def _send(self) -> None:
+        """Runs once a turn, after everything that was ready has queued its item."""
+        batch, self._waiting = self._waiting, []
+        call = asyncio.create_task(self._exchange(batch))
+        self._calls.add(call)
+        call.add_done_callback(self._calls.discard)
+
+    async def _exchange(self, batch: list[tuple[Item, "asyncio.Future[Result]"]]) -> None:
+        try:
+            async for reply in self._method.remote([item for item, _ in batch]):
+                for place, result in reply:
+                    _settle(batch[place][1], result)
+        except Exception as error:
+            self._fail(batch, error)
+        self._fail(batch, ClusterError("the replica ended a batch before all of it was answered"))
+
+    def _fail(self, batch: list[tuple[Item, "asyncio.Future[Result]"]], error: Exception) -> None:
+        """Settles what is still open, under the name of the border that the call crossed."""
+        named = error
+        if not isinstance(error, BranchwiseError):
+            named = self._border(f"the replica failed: {_first_line(error)}")
+        for _, future in batch:
+            _settle(future, Failure(named))
+
+
+def _settle(future: "asyncio.Future[Any]", result: Any) -> None:
+    if future.done():
+        return
+    if isinstance(result, Failure):
+        future.set_exception(result.error)
+    else:
+        future.set_result(result)
+
+
+def _first_line(error: Exception) -> str:
+    """The last line of Ray's multi-line errors names the cause."""
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[-1].strip()}" if lines else type(error).__name__
+
+
+class RemotePolicy:
+    """The policy protocol over a Serve handle."""
+
+    def __init__(self, expand_batch: Any) -> None:
+        self._caller: BatchingCaller[ExpandItem, Expansion] = BatchingCaller(
+            expand_batch, PolicyError
+        )
+
+    async def expand(
+        self, path: PolicyPath, n: int, sampling: Sampling, max_tokens: int, seed: int
+    ) -> Expansion:
+        """See `search.protocols.Policy`."""
+        return await self._caller.call(ExpandItem(path, n, sampling, max_tokens, seed))
+
+
+class RemotePRM:
+    """The PRM protocol over a Serve handle."""
+
+    def __init__(self, score_batch: Any) -> None:
+        self._caller: BatchingCaller[ScoreItem, Score] = BatchingCaller(score_batch, PRMError)
+
+    async def score(self, paths: Sequence[PRMPath]) -> list[Score]:
+        """See `search.protocols.PRM`."""
+        async with asyncio.TaskGroup() as tasks:
+            calls = [tasks.create_task(self._caller.call(ScoreItem(path))) for path in paths]
+        return [call.result() for call in calls]

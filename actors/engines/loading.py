@@ -1,0 +1,36 @@
+"""Loading Hugging Face checkpoints for the transformers engine."""
+
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from actors.spec import ModelSpec
+from search.errors import RecipeError
+
+
+def load_model(model_class: Any, spec: ModelSpec) -> PreTrainedModel:
+    """The checkpoint in evaluation mode on a GPU if the replica has one, else on the CPU."""
+    torch.set_num_threads(max(1, int(spec.cpus_per_replica)))
+    device = "cuda" if spec.gpus_per_replica > 0 else "cpu"
+    try:
+        model = model_class.from_pretrained(spec.model, dtype=getattr(torch, spec.dtype))
+    except (OSError, ValueError, KeyError) as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise RecipeError(f"cannot load the model {spec.model!r}: {first_line}") from error
+    model.to(device)
+    model.eval()
+    return model  # type: ignore[no-any-return]
+
+
+def load_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
+    """The checkpoint's own tokenizer."""
+    return AutoTokenizer.from_pretrained(spec.model)  # type: ignore[no-any-return]
+
+
+def render_prompt(tokenizer: PreTrainedTokenizerBase, system_prompt: str, problem: str) -> str:
+    """The chat template's text up to where the assistant begins to write."""
+    system = [{"role": "system", "content": system_prompt}] if system_prompt else []
+    chat = [*system, {"role": "user", "content": problem}]
+    text = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+    return str(text)

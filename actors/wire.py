@@ -1,0 +1,38 @@
+"""What travels between a work unit and a replica: batches of items, answered item by item.
+
+A call carries everything a work unit has ready; the replica answers with lists of
+(place in the batch, result), each item as soon as it is finished.
+"""
+
+from dataclasses import dataclass
+
+from search.protocols import Expansion, PolicyPath, PRMPath, Sampling, Score
+
+
+@dataclass(frozen=True, slots=True)
+class ExpandItem:
+    """One request to sample n continuations of a path."""
+
+    path: PolicyPath
+    n: int
+    sampling: Sampling
+    max_tokens: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreItem:
+    """One request to score the last step of a path."""
+
+    path: PRMPath
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An item that could not be answered; `error` is meant for the reader of the run."""
+
+    error: Exception
+
+
+ExpandReply = list[tuple[int, Expansion | Failure]]
+ScoreReply = list[tuple[int, Score | Failure]]

@@ -1,0 +1,77 @@
+"""Connecting to a Ray cluster: a given one, the one in RAY_ADDRESS, or a local one."""
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import stamina
+
+from search.errors import ClusterError
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+# Work units and replicas wait on each other more than they compute, so a small machine
+# offers more logical cores than it has.
+LOCAL_LOGICAL_CORES = 8
+log = logging.getLogger("branchwise")
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """Where the driver is connected to, and what the cluster offers."""
+
+    address: str
+    resources: dict[str, float]
+
+
+@contextlib.contextmanager
+def connected(address: str | None) -> Iterator[Connection]:
+    """A connection for the length of a run; a local cluster ends with it."""
+    import ray
+
+    target = address or os.environ.get("RAY_ADDRESS")
+    already = ray.is_initialized()
+    if not already:
+        _start(target)
+    try:
+        yield Connection(target or "local", ray.cluster_resources())
+    finally:
+        if not already:
+            ray.shutdown()
+
+
+def _start(target: str | None) -> None:
+    if target is None:
+        _start_local()
+        return
+    try:
+        _init(address=target, runtime_env={"env_vars": _worker_environment()})
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ClusterError(f"cannot reach the Ray cluster at {target}: {error}") from error
+
+
+@stamina.retry(on=(RuntimeError, TimeoutError), attempts=2, wait_initial=5.0)
+def _start_local() -> None:
+    """Under load the raylet can miss its fixed 30 s start wait: tried twice."""
+    cores = max(LOCAL_LOGICAL_CORES, os.cpu_count() or 1)
+    _init(
+        address="local",
+        num_cpus=cores,
+        include_dashboard=False,
+        runtime_env={"env_vars": _worker_environment()},
+    )
+
+
+def _worker_environment() -> dict[str, str]:
+    """Workers import the packages of this checkout and keep their output quiet."""
+    path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH", "")]))
+    return {"PYTHONPATH": path, "TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_TELEMETRY": "1"}
+
+
+def _init(**options: Any) -> None:
+    import ray
+
+    ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)

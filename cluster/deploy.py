@@ -1,0 +1,107 @@
+"""Policy and PRM replicas on the cluster, through Ray Serve.
+
+Each model is one Serve application named by its role. Calls with the same affinity key reach
+the same replica (consistent hashing), so a work unit finds its prefixes in that KV cache.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from actors.spec import ModelFacts, ModelSpec
+from search.errors import ClusterError
+
+HEALTH_CHECK_PERIOD_S = 5.0
+ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
+log = logging.getLogger("branchwise")
+
+
+@contextlib.asynccontextmanager
+async def deployed(role: str, spec: ModelSpec | None) -> AsyncIterator[ModelFacts | None]:
+    """Runs the replicas of one model; they leave when the block ends. No spec, no replicas."""
+    from ray import serve
+
+    if spec is None:
+        yield None
+        return
+    application = deployment(role, spec).bind(spec)
+    try:
+        yield await _started(application, role, spec)
+    finally:
+        with contextlib.suppress(Exception):
+            await asyncio.to_thread(serve.delete, role)
+
+
+async def _started(application: Any, role: str, spec: ModelSpec) -> ModelFacts:
+    """Waits until all replicas are ready."""
+    from ray import serve
+
+    try:
+        # Nothing calls over HTTP: without a proxy Serve starts faster and takes no port.
+        await asyncio.to_thread(serve.start, proxy_location="Disabled")
+        handle = await asyncio.to_thread(serve.run, application, name=role, route_prefix=None)
+        facts: ModelFacts = await handle.facts.remote()
+    except (RuntimeError, TimeoutError) as error:
+        raise ClusterError(f"the {role} {spec.model!r} did not start: {_reason(error)}") from error
+    return facts
+
+
+def deployment(role: str, spec: ModelSpec) -> Any:
+    """The Serve deployment for a role ("policy" or "prm")."""
+    from ray import serve
+    from ray.serve.config import RequestRouterConfig
+
+    from actors.policy import PolicyReplica
+    from actors.prm import PRMReplica
+
+    replica = PolicyReplica if role.startswith("policy") else PRMReplica
+    return serve.deployment(
+        name=replica.__name__,
+        num_replicas=spec.replicas,
+        max_ongoing_requests=spec.max_ongoing_requests,
+        health_check_period_s=HEALTH_CHECK_PERIOD_S,
+        ray_actor_options={
+            "num_cpus": spec.cpus_per_replica,
+            "num_gpus": spec.gpus_per_replica,
+        },
+        request_router_config=RequestRouterConfig(
+            request_router_class=ROUTER,  # type: ignore[arg-type]
+            request_router_kwargs={"num_fallback_replicas": 0},
+        ),
+    )(replica)
+
+
+def check_capacity(policies: Sequence[ModelSpec], prm: ModelSpec | None) -> None:
+    """Refuses before any model loads what Serve would wait for without end.
+
+    Policies run one after the other, so the largest of them and the PRM must fit at once,
+    and a core must be left for work units.
+    """
+    import ray
+
+    offered = ray.cluster_resources()
+    for resource, needs, left_for_units in (("GPU", _gpus, 0.0), ("CPU", _cpus, 1.0)):
+        wanted = max(map(needs, policies)) + (needs(prm) if prm else 0) + left_for_units
+        if wanted > offered.get(resource, 0):
+            raise ClusterError(
+                f"the models and work units need {wanted:g} {resource}s and the cluster has "
+                f"{offered.get(resource, 0):g}: lower replicas, gpus_per_replica or "
+                "cpus_per_replica, or use a larger cluster"
+            )
+
+
+def _gpus(spec: ModelSpec) -> float:
+    return spec.gpus_per_replica * spec.replicas
+
+
+def _cpus(spec: ModelSpec) -> float:
+    return spec.cpus_per_replica * spec.replicas
+
+
+def _reason(error: Exception) -> str:
+    """The one line of a Serve failure that names its cause."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    named = [line for line in lines if "Error" in line]
+    return (named or lines or [type(error).__name__])[-1]

@@ -1,0 +1,95 @@
+"""The command line. Nothing heavy is imported before a command needs it."""
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from search.errors import BranchwiseError
+
+EXIT_REFUSED = 2
+EXIT_PARTIAL = 1
+
+app = typer.Typer(
+    help="Test-time search for language models on Ray.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.command()
+def run(
+    recipe: Annotated[Path, typer.Argument(help="A recipe, such as jobs/recipes/demo.yaml.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Changes to it, as key.path=value.")
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(help="Ray cluster; else RAY_ADDRESS; else a local one is started."),
+    ] = None,
+) -> None:
+    """Run a recipe: search, grade, write tables and the report."""
+    from jobs.recipe import load_recipe
+
+    checked = load_recipe(recipe, overrides or [])
+    from rich.console import Console
+
+    from jobs.driver import run_recipe
+    from jobs.report import write_report
+    from jobs.summary import print_summary
+
+    console = Console()
+    outcome = run_recipe(checked, address, console)
+    files = write_report([outcome.folder], outcome.folder)
+    print_summary(outcome, files, console)
+    if outcome.failed_units or outcome.bad_problems:
+        raise typer.Exit(EXIT_PARTIAL)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
+    to: Annotated[
+        Path | None, typer.Option(help="Where to write; else the first run's folder.")
+    ] = None,
+) -> None:
+    """Draw accuracy against N and write a summary, from the tables alone."""
+    from jobs.report import write_report
+
+    files = write_report(runs, to or runs[0])
+    for path in (files.markdown, files.png, files.svg):
+        typer.echo(path)
+
+
+@app.command()
+def models() -> None:
+    """List the models that ship with the repository."""
+    from jobs.catalogue import embedded_models
+
+    for line in embedded_models():
+        typer.echo(line)
+
+
+@app.command()
+def strategies() -> None:
+    """List the search strategies."""
+    from search.strategies import STRATEGIES
+
+    for name, strategy in STRATEGIES.items():
+        typer.echo(f"{name:12} {strategy.summary}")
+
+
+def main() -> None:
+    """Runs a command; a mistake of the user's ends in one line, not in a traceback."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("branchwise").setLevel(logging.INFO)
+    try:
+        app()
+    except BranchwiseError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(EXIT_REFUSED)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,320 @@
+"""Accuracy against N: pure functions from the `solutions` table to the `answers` table.
+
+Every smaller N of a splitting strategy is read off its largest run (see `search.subsampling`).
+Invariant: problems are looked at one at a time, and a point's rows depend on nothing but the
+solutions of its search and the run's seed.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from scipy import stats
+
+from search.rewards import Reduction, reduce_rewards
+from search.schemas import ANSWERS
+from search.seeds import derive_seed
+from search.strategies import STRATEGIES, keep_count, subtree_count
+from search.subsampling import expected_max, expected_pass, expected_sums, group_grid
+from search.votes import Ballots, Floats, Vote, decide
+
+PASS = "pass"
+NO_REDUCTION = "none"
+CONFIDENCE = 0.95
+_SEARCH = ("policy", "strategy", "n", "branching", "keep")
+_COLUMNS = (*_SEARCH, "problem_id", "subtree", "solution_id")
+_CONTENT = ("answer", "answer_class", "verdict", "rewards")
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """One search as every row names it; `n` is the N that was run."""
+
+    policy: str
+    strategy: str
+    n: int
+    branching: int
+    keep: int
+
+    @property
+    def ks(self) -> list[int]:
+        """Groups at each point of the curve; one point for a strategy that does not split."""
+        return group_grid(subtree_count(self.strategy, self.n, self.branching))
+
+    @property
+    def ns(self) -> list[int]:
+        """N at each point of the curve."""
+        groups = self.ks[-1]
+        return [k * self.n // groups for k in self.ks]
+
+    @property
+    def cells(self) -> list[tuple[str, str]]:
+        """(reduction, vote) of each row of a point; without rewards only two make sense."""
+        if not STRATEGIES[self.strategy].uses_prm:
+            return [(NO_REDUCTION, str(Vote.MAJORITY)), (NO_REDUCTION, PASS)]
+        votes = [(str(reduction), str(vote)) for reduction in Reduction for vote in Vote]
+        return [*votes, (NO_REDUCTION, PASS)]
+
+    def keep_at(self, n: int) -> int:
+        """Nodes kept at a step of the run of n that a point stands for."""
+        splits = STRATEGIES[self.strategy].splits
+        return keep_count(self.strategy, n, self.branching) if splits else self.keep
+
+
+@dataclass(frozen=True, slots=True)
+class _Marks:
+    """One problem: expected correctness (points, cells), NaN where groups are missing, and
+    the answer of each cell at the last point."""
+
+    problem_id: str
+    values: Floats
+    answers: list[str]
+
+
+def answers_table(
+    solutions: pa.Table, problem_ids: Sequence[str] | None, run_seed: int
+) -> pa.Table:
+    """`ANSWERS`: for each search, rows for each problem and point, then one for each point.
+
+    solutions: graded rows of `SOLUTIONS`, in any order. problem_ids: the problems to look at,
+    None for all. A row with `problem_id` null holds the mean over problems and its 95 %
+    interval. A problem with fewer groups than a point needs, because units failed, is left out
+    of that point; one without any solution is left out everywhere: count them with `units`.
+    """
+    rows = _sorted(solutions, problem_ids)
+    searches = groupby(_slices(rows), key=lambda part: part[0])
+    tables = [
+        _search_table(search, [_marks(search, p, table, run_seed) for _, p, table in parts])
+        for search, parts in searches
+    ]
+    return pa.concat_tables([ANSWERS.empty_table(), *tables])
+
+
+def clustered_interval(values: Floats) -> tuple[Floats, Floats, Floats]:
+    """Mean and 95 % interval over problems of (P, ...) values; NaN values are left out.
+
+    Problems are what was drawn at random from the world; the solutions of one problem share its
+    difficulty, so counting each as a draw would make intervals far too narrow. Hence one value
+    a problem, and Student's t over P values (Miller 2024, arXiv 2411.00640, section 2.2). With
+    one problem the interval is NaN, without any the mean is too.
+    """
+    known = ~np.isnan(values)
+    count = known.sum(axis=0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = np.where(known, values, 0.0).sum(axis=0) / count
+        squares = np.where(known, (values - mean) ** 2, 0.0).sum(axis=0)
+        error = np.sqrt(squares / (count - 1) / count)
+        half = stats.t.ppf(0.5 + CONFIDENCE / 2, count - 1) * error
+    return mean, mean - half, mean + half
+
+
+def _sorted(solutions: pa.Table, problem_ids: Sequence[str] | None) -> pa.Table:
+    """The needed columns, ordered by search, problem and place in the search."""
+    rows = solutions.select([*_COLUMNS, *_CONTENT])
+    if problem_ids is not None:
+        rows = rows.filter(pc.is_in(rows["problem_id"], pa.array(problem_ids, pa.string())))
+    order = pc.sort_indices(rows, [(name, "ascending") for name in _COLUMNS])
+    return rows.take(order).combine_chunks()
+
+
+def _slices(rows: pa.Table) -> Iterator[tuple[Search, str, pa.Table]]:
+    """The solutions of one search over one problem at a time."""
+    starts = _starts(rows)
+    for start, stop in zip(starts, [*starts[1:], len(rows)], strict=False):
+        part = rows.slice(start, stop - start)
+        policy, strategy, n, branching, keep, problem_id = (
+            part[name][0].as_py() for name in (*_SEARCH, "problem_id")
+        )
+        yield Search(policy, strategy, n, branching, keep), problem_id, part
+
+
+def _starts(rows: pa.Table) -> list[int]:
+    """Where the search or the problem changes."""
+    changed = np.zeros(len(rows), dtype=bool)
+    changed[:1] = True
+    for name in (*_SEARCH, "problem_id"):
+        column = rows[name]
+        differs = pc.not_equal(column.slice(1), column.slice(0, max(0, len(rows) - 1)))
+        changed[1:] |= differs.to_numpy(zero_copy_only=False).astype(bool)
+    return [int(place) for place in np.flatnonzero(changed)]
+
+
+def _marks(search: Search, problem_id: str, part: pa.Table, run_seed: int) -> _Marks:
+    ballots = Ballots(
+        part["subtree"].to_numpy().astype(np.int64),
+        part["answer_class"].to_numpy().astype(np.int64),
+        pc.equal(part["verdict"], "correct").to_numpy(zero_copy_only=False).astype(bool),
+    )
+    scores = _scores(search, part["rewards"].to_pylist())
+    seed = derive_seed(
+        run_seed, "sub-samples", search.policy, search.strategy, search.n, problem_id
+    )
+    values = _curves(search, ballots, scores, seed)
+    return _Marks(problem_id, values, _answers(search, ballots, scores, part["answer"]))
+
+
+def _scores(search: Search, rewards: list[list[float] | None]) -> dict[str, Floats]:
+    """Scores (S,) by reduction; for strategies without rewards one row that nobody reads."""
+    if not STRATEGIES[search.strategy].uses_prm:
+        return {NO_REDUCTION: np.zeros(len(rewards))}
+    return {
+        str(reduction): np.array([reduce_rewards(steps or [], reduction) for steps in rewards])
+        for reduction in Reduction
+    }
+
+
+def _curves(search: Search, ballots: Ballots, scores: dict[str, Floats], seed: int) -> Floats:
+    """(points, cells): what k groups are worth, NaN for more groups than there are."""
+    held = 1 if not STRATEGIES[search.strategy].splits else len(np.unique(ballots.group))
+    ks = [k for k in search.ks if k <= held]
+    found = _by_cell(ballots, scores, ks, seed)
+    values = np.full((len(search.ks), len(search.cells)), np.nan)
+    for column, cell in enumerate(search.cells):
+        values[: len(ks), column] = found[cell]
+    return values
+
+
+def _by_cell(
+    ballots: Ballots, scores: dict[str, Floats], ks: list[int], seed: int
+) -> dict[tuple[str, str], Floats]:
+    weights = np.stack([np.ones(len(ballots.group)), *scores.values()])
+    majority, *weighted = expected_sums(ballots, weights, ks, seed)
+    found = {(NO_REDUCTION, PASS): expected_pass(ballots, ks)}
+    for (reduction, score), shares in zip(scores.items(), weighted, strict=True):
+        found[reduction, str(Vote.MAJORITY)] = majority
+        found[reduction, str(Vote.WEIGHTED)] = shares
+        found[reduction, str(Vote.MAX)] = expected_max(ballots, score, ks)
+    return found
+
+
+def _answers(
+    search: Search, ballots: Ballots, scores: dict[str, Floats], texts: pa.ChunkedArray
+) -> list[str]:
+    """The text by which the first solution of each cell's winning class gave its answer."""
+    known, first = np.unique(ballots.answer_class, return_index=True)
+    place = dict(zip(known.tolist(), first.tolist(), strict=True))
+    answers = []
+    for reduction, vote in search.cells:
+        if vote == PASS:
+            answers.append("")
+            continue
+        winner = decide(ballots, scores[reduction], Vote(vote)).answer_class
+        answers.append(texts[place[winner]].as_py() if winner >= 0 else "")
+    return answers
+
+
+def _search_table(search: Search, marks: list[_Marks]) -> pa.Table:
+    """Rows of all problems, then the rows of all problems together."""
+    values = np.stack([mark.values for mark in marks])
+    answers = np.full(values.shape, "", dtype=object)
+    for number, mark in enumerate(marks):
+        answers[number, -1] = mark.answers
+    empty = np.full(values.shape, np.nan)
+    single = _rows(search, [mark.problem_id for mark in marks], values, empty, empty, answers)
+    mean, low, high = (side[None] for side in clustered_interval(values))
+    low, high = np.clip(low, 0.0, 1.0), np.clip(high, 0.0, 1.0)
+    return pa.concat_tables(
+        [single, _rows(search, [None], mean, low, high, np.full(mean.shape, "", dtype=object))]
+    )
+
+
+def _rows(
+    search: Search,
+    problem_ids: Sequence[str | None],
+    values: Floats,
+    low: Floats,
+    high: Floats,
+    answers: np.ndarray[Any, Any],
+) -> pa.Table:
+    """`ANSWERS` rows of (problems, points, cells) arrays, without the missing points."""
+    problem, point, cell = (index.ravel() for index in np.indices(values.shape))
+    columns = {
+        "problem_id": pa.array(problem_ids, pa.string()).take(pa.array(problem)),
+        "policy": [search.policy] * values.size,
+        "strategy": [search.strategy] * values.size,
+        "n": np.array(search.ns)[point],
+        "branching": np.full(values.size, search.branching),
+        "keep": np.array([search.keep_at(n) for n in search.ns])[point],
+        "searched_n": np.full(values.size, search.n),
+        "reduction": pa.array([name for name, _ in search.cells]).take(pa.array(cell)),
+        "vote": pa.array([name for _, name in search.cells]).take(pa.array(cell)),
+        "answer": answers.ravel(),
+        "expected_correct": values.ravel(),
+        "ci_low": pa.array(low.ravel(), from_pandas=True),
+        "ci_high": pa.array(high.ravel(), from_pandas=True),
+    }
+    arrays = [pa.array(columns[field.name]).cast(field.type) for field in ANSWERS]
+    return pa.table(arrays, schema=ANSWERS).filter(pa.array(~np.isnan(values.ravel())))
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One aggregated row of `ANSWERS`: accuracy in [0, 1] and its interval (None for one
+    problem)."""
+
+    policy: str
+    strategy: str
+    n: int
+    branching: int
+    keep: int
+    searched_n: int
+    reduction: str
+    vote: str
+    expected_correct: float
+    ci_low: float | None
+    ci_high: float | None
+
+
+def summary(answers: pa.Table) -> list[Point]:
+    """The aggregated points in table order; of several searches that give a point the one
+    with the largest N, which averages over most."""
+    rows = answers.filter(pc.is_null(answers["problem_id"]))
+    names = [field.name for field in ANSWERS if field.name not in ("problem_id", "answer")]
+    points = (Point(**row) for row in rows.select(names).to_pylist())
+    widest: dict[tuple[str, ...], Point] = {}
+    for point in sorted(points, key=lambda point: point.searched_n):
+        widest[_place(point)] = point
+    return list(widest.values())
+
+
+def _place(point: Point) -> tuple[str, ...]:
+    numbers = (str(point.n), str(point.branching))
+    return (point.policy, point.strategy, *numbers, point.reduction, point.vote)
+
+
+def best_votes(points: Iterable[Point]) -> dict[tuple[str, str], Point]:
+    """For each policy and strategy the most accurate vote at its largest N (coverage is none).
+
+    The best of up to twelve on the same problems flatters: report it as such.
+    """
+    best: dict[tuple[str, str], Point] = {}
+    for point in points:
+        held = best.get((point.policy, point.strategy))
+        if point.vote != PASS and (held is None or _rank(point) > _rank(held)):
+            best[point.policy, point.strategy] = point
+    return best
+
+
+def _rank(point: Point) -> tuple[int, float]:
+    return point.n, point.expected_correct
+
+
+def single_samples(points: Iterable[Point]) -> dict[str, Point]:
+    """For each policy the accuracy of one sample: pass at n = 1, from the widest search.
+
+    A policy whose searches give no n = 1 has its smallest n instead: look at `n`.
+    """
+    single: dict[str, Point] = {}
+    for point in points:
+        held = single.get(point.policy)
+        if point.vote == PASS and (held is None or _nearness(point) < _nearness(held)):
+            single[point.policy] = point
+    return single
+
+
+def _nearness(point: Point) -> tuple[int, int]:
+    return point.n, -point.searched_n

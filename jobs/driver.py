@@ -1,0 +1,197 @@
+"""One run from recipe to tables: the whole way on one screen.
+
+Invariant: every problem of the data ends in the tables, as graded solutions, as error rows of
+its units, or as a bad row with its reason. The driver holds only what is in flight.
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+from rich.console import Console
+
+from actors.spec import ModelFacts, ModelSpec
+from cluster.connect import connected
+from cluster.deploy import check_capacity, deployed
+from cluster.fanout import Site, run_units
+from jobs.curves import answers_table
+from jobs.data import BadProblem, load_problems
+from jobs.grading import Graders
+from jobs.models import policy_spec, prm_spec
+from jobs.progress import ProgressDisplay
+from jobs.recipe import recipe_digest
+from jobs.results import RunWriter, load_table, new_record, write_table
+from jobs.settings import Recipe
+from search.partition import WorkUnit, partition
+from search.problem import Problem
+from search.schemas import PROBLEMS
+
+log = logging.getLogger("branchwise")
+
+
+@dataclass(frozen=True, slots=True)
+class RunOutcome:
+    """Where a run is, and what in it failed."""
+
+    folder: Path
+    failed_units: int
+    bad_problems: int
+
+
+def run_recipe(recipe: Recipe, address: str | None, console: Console) -> RunOutcome:
+    """Runs a recipe and returns its folder; raises BranchwiseError if it cannot start."""
+    return asyncio.run(_run(recipe, address, console))
+
+
+async def _run(recipe: Recipe, address: str | None, console: Console) -> RunOutcome:
+    loaded = load_problems(recipe.data)
+    record = new_record(recipe.name, recipe.model_dump(mode="json"), recipe_digest(recipe))
+    work = recipe.work
+    async with Graders(work.grading_processes, work.grading_timeout_s) as graders:
+        problems, bad = await _split_gradable(loaded, graders)
+        with RunWriter(Path(recipe.runs_folder), record) as writer:
+            writer.add("problems", problems_table(problems, bad))
+            failed = await _search_all(recipe, address, problems, writer, graders, console)
+    _write_answers(writer.folder, problems, recipe.seed)
+    return RunOutcome(writer.folder, failed, len(bad))
+
+
+async def _search_all(
+    recipe: Recipe,
+    address: str | None,
+    problems: list[Problem],
+    writer: RunWriter,
+    graders: Graders,
+    console: Console,
+) -> int:
+    """Every policy of the ladder in turn, with the PRM deployed once; counts failed units."""
+    policies = [policy_spec(policy) for policy in recipe.policies]
+    prm, failed = prm_spec(recipe.prm), 0
+    with connected(address):
+        check_capacity(policies, prm)
+        async with deployed("prm", prm) as prm_facts:
+            for policy in policies:
+                log.info("deploying %s", policy.name)
+                async with deployed("policy", policy) as policy_facts:
+                    site = _site(recipe, policy, policy_facts, prm_facts)
+                    failed += await _search(recipe, site, problems, writer, graders, console)
+    return failed
+
+
+async def _search(
+    recipe: Recipe,
+    site: Site,
+    problems: list[Problem],
+    writer: RunWriter,
+    graders: Graders,
+    console: Console,
+) -> int:
+    """One policy's searches over all problems: fan out, grade, commit."""
+    by_id = {problem.problem_id: problem for problem in problems}
+    units_by_problem = {p.problem_id: len(list(plan([p], recipe))) for p in problems}
+    with ProgressDisplay(site.policy_name, units_by_problem, console) as progress:
+        async for done in run_units(plan(problems, recipe), site, units_in_flight(recipe)):
+            problem = by_id[done.unit.problem.problem_id]
+            solutions = await graded(done.solutions, problem, graders)
+            writer.add("nodes", done.nodes)
+            writer.add("solutions", solutions)
+            writer.add("units", done.units)
+            progress.update(done.units, solutions)
+    return progress.tally.failed
+
+
+def plan(problems: Iterable[Problem], recipe: Recipe) -> Iterator[WorkUnit]:
+    """The work units of one policy, problem by problem."""
+    for problem in problems:
+        for config in recipe.search_configs():
+            yield from partition(problem, config, recipe.work.solutions_per_unit)
+
+
+def units_in_flight(recipe: Recipe) -> int:
+    """Enough units to keep every replica's batch full twice over, never more."""
+    if recipe.work.units_in_flight:
+        return recipe.work.units_in_flight
+    room = max(policy.replicas * policy.max_batch for policy in recipe.policies)
+    return max(2, -(-2 * room // recipe.work.solutions_per_unit))
+
+
+async def graded(solutions: pa.Table, problem: Problem, graders: Graders) -> pa.Table:
+    """The solutions with verdict, answer class and the task's own score filled in."""
+    judgements = await graders.judge(problem, solutions["answer"].to_pylist())
+    columns = {
+        "answer_class": [judgement.answer_class for judgement in judgements],
+        "verdict": [str(judgement.verdict) for judgement in judgements],
+        "task_score": [judgement.task_score for judgement in judgements],
+    }
+    for name, values in columns.items():
+        place = solutions.schema.get_field_index(name)
+        field = solutions.schema.field(name)
+        solutions = solutions.set_column(place, field, pa.array(values, field.type))
+    return solutions
+
+
+async def _split_gradable(
+    loaded: list[Problem | BadProblem], graders: Graders
+) -> tuple[list[Problem], list[BadProblem]]:
+    """Problems that can be searched and graded, and the rows that cannot, with their reason."""
+    good: list[Problem] = []
+    bad: list[BadProblem] = []
+    for row in loaded:
+        if isinstance(row, BadProblem):
+            bad.append(row)
+        elif await graders.parses(row.reference_answer):
+            good.append(row)
+        else:
+            reason = f"the reference answer {row.reference_answer!r} cannot be read as mathematics"
+            bad.append(
+                BadProblem(row.problem_id, row.text, row.reference_answer, row.metadata, reason)
+            )
+    for problem in bad:
+        log.warning("problem %s is left out: %s", problem.problem_id, problem.error)
+    return good, bad
+
+
+def _ungradable(row: Problem) -> BadProblem:
+    reason = f"the reference answer {row.reference_answer!r} cannot be read as mathematics"
+    return BadProblem(row.problem_id, row.text, row.reference_answer, row.metadata, reason)
+
+
+def problems_table(good: list[Problem], bad: list[BadProblem]) -> pa.Table:
+    """The `problems` table: rows that run have a null error."""
+    rows = [(p, None) for p in good] + [(p, p.error) for p in bad]
+    return pa.Table.from_pylist(
+        [
+            {
+                "problem_id": problem.problem_id,
+                "text": problem.text,
+                "reference_answer": problem.reference_answer,
+                "metadata": problem.metadata,
+                "error": error,
+            }
+            for problem, error in rows
+        ],
+        PROBLEMS,
+    )
+
+
+def _site(
+    recipe: Recipe, policy: ModelSpec, facts: ModelFacts | None, prm: ModelFacts | None
+) -> Site:
+    return Site(
+        policy_name=policy.name,
+        policy="policy",
+        prm="prm" if prm else "",
+        policy_parameters=facts.parameters if facts else 0,
+        prm_parameters=prm.parameters if prm else 0,
+        unit_timeout_s=recipe.work.unit_timeout_s,
+    )
+
+
+def _write_answers(folder: Path, problems: list[Problem], run_seed: int) -> None:
+    """Votes and curves, from the tables alone."""
+    solutions = load_table(folder, "solutions")
+    ids = [problem.problem_id for problem in problems]
+    write_table(folder, "answers", answers_table(solutions, ids, run_seed))

@@ -1,0 +1,182 @@
+"""A recipe: the YAML file that says what a run does.
+
+Invariant: a `Recipe` returned by `load_recipe` can be planned without loading a model, and its
+digest names it: the same keys and values give the same digest whatever their order in the file.
+Nothing heavy is imported here, so a mistake in a recipe is answered at once.
+"""
+
+import copy
+import hashlib
+import json
+import reprlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from jobs.data import DataSource, SourceKind, did_you_mean, source_kind
+from jobs.recipe_checks import complaints_about
+from jobs.settings import (
+    Dtype,
+    ModelSettings,
+    PolicySettings,
+    Recipe,
+    SearchSettings,
+)
+from search.errors import RecipeError
+
+DEFAULT_SPLIT = "test"
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Reads, overrides (`key.path=value`), checks and resolves; raises RecipeError, one line."""
+    document = _read(path)
+    try:
+        for override in overrides:
+            document = _override(document, override)
+        return parse_recipe(document)
+    except RecipeError as error:
+        raise RecipeError(f"{path}: {error}") from None
+
+
+def parse_recipe(document: object) -> Recipe:
+    """Checks and resolves what a YAML or JSON file held; raises RecipeError, one line."""
+    try:
+        recipe = Recipe.model_validate(document)
+    except ValidationError as error:
+        # A misspelt key is the cause of the missing one beside it, so it is reported first.
+        details = sorted(error.errors(), key=lambda detail: detail["type"] != "extra_forbidden")
+        raise _refusal([_explain(detail) for detail in details]) from None
+    return resolve(recipe)
+
+
+def resolve(recipe: Recipe) -> Recipe:
+    """The recipe with every default written out, if it can work; raises RecipeError.
+
+    Looks at files, never into models. Paths stay as they were written.
+    """
+    filled = recipe.model_copy(
+        update={
+            "data": tuple(_filled_source(source) for source in recipe.data),
+            "policies": tuple(_filled_policy(policy) for policy in recipe.policies),
+            "prm": recipe.prm and recipe.prm.model_copy(update={"dtype": _dtype(recipe.prm)}),
+            "searches": tuple(_filled_search(search) for search in recipe.searches),
+        }
+    )
+    if complaints := list(complaints_about(filled)):
+        raise _refusal(complaints)
+    return filled
+
+
+def recipe_digest(recipe: Recipe) -> str:
+    """SHA-256 (hexadecimal) of the recipe as JSON with sorted keys."""
+    text = json.dumps(recipe.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _read(path: Path) -> object:
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecipeError(f"cannot read the recipe {path}: {error.strerror}") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise RecipeError(f"{path} is not valid YAML: {_one_line(error)}") from None
+    if not isinstance(document, dict):
+        fault = "is empty" if document is None else "is not a mapping of keys to values"
+        raise RecipeError(f"{path} {fault}: start from a file in jobs/recipes")
+    return document
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _override(document: object, text: str) -> object:
+    path, equals, value = text.partition("=")
+    if not equals or not path.strip():
+        raise RecipeError(f"the override {text!r} needs the form key.path=value")
+    try:
+        parsed = yaml.safe_load(value)
+    except (yaml.YAMLError, ValueError) as error:
+        raise RecipeError(f"the override {text!r} is not YAML: {_one_line(error)}") from None
+    return _replaced(document, path.strip().split("."), parsed, path.strip())
+
+
+def _replaced(node: object, keys: list[str], value: object, path: str) -> object:
+    """A copy of `node` with the value at the end of `keys`; sections not there are added."""
+    if not keys:
+        return value
+    branch = {} if node is None else copy.copy(node)
+    if isinstance(branch, dict):
+        branch[keys[0]] = _replaced(branch.get(keys[0]), keys[1:], value, path)
+    elif isinstance(branch, list):
+        place = _place(branch, keys[0], path)
+        branch[place] = _replaced(branch[place], keys[1:], value, path)
+    else:
+        raise RecipeError(f"the override {path} goes too deep: {node!r} has no key {keys[0]!r}")
+    return branch
+
+
+def _place(items: list[object], key: str, path: str) -> int:
+    if not key.isdecimal() or int(key) >= len(items):
+        raise RecipeError(f"the override {path} needs a place from 0 to {len(items) - 1}: {key!r}")
+    return int(key)
+
+
+def _refusal(complaints: list[str]) -> RecipeError:
+    others = len(complaints) - 1
+    more = f" (and {others} more problem{'s' * (others > 1)})" if others else ""
+    return RecipeError(" ".join(complaints[0].split()) + more)
+
+
+def _explain(detail: ErrorDetails) -> str:
+    """One of pydantic's errors as `path: what to change`."""
+    path, message = ".".join(map(str, detail["loc"])), detail["msg"]
+    match detail["type"]:
+        case "extra_forbidden":
+            *section, key = detail["loc"]
+            return f"unknown key {path!r}: {did_you_mean(str(key), _keys_of(section))}"
+        case "missing":
+            return f"{path}: this key is missing"
+        case "value_error":
+            return f"{path}: {message.removeprefix('Value error, ')}"
+        case "model_type":
+            return f"{path or 'the recipe'}: should be a section with keys of its own"
+    return f"{path}: {message[0].lower()}{message[1:]}, not {reprlib.repr(detail['input'])}"
+
+
+def _keys_of(location: Sequence[int | str]) -> list[str]:
+    section: type[BaseModel] = Recipe
+    for key in location:
+        if isinstance(key, str):
+            annotation = section.model_fields[key].annotation
+            kinds = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)]
+            section = next(kind for kind in kinds if issubclass(kind, BaseModel))
+    return list(section.model_fields)
+
+
+def _filled_source(source: DataSource) -> DataSource:
+    match source_kind(source.source):
+        case SourceKind.REASONING_GYM if source.seed is None:
+            return source.model_copy(update={"seed": 0})
+        case SourceKind.HUB if source.split is None and "split" not in source.options:
+            return source.model_copy(update={"split": DEFAULT_SPLIT})
+    return source
+
+
+def _filled_policy(policy: PolicySettings) -> PolicySettings:
+    name = policy.name or policy.model.rstrip("/").rpartition("/")[2]
+    return policy.model_copy(update={"name": name, "dtype": _dtype(policy)})
+
+
+def _filled_search(search: SearchSettings) -> SearchSettings:
+    # A branching given where there is none stays, to be complained about.
+    return search.model_copy(update={"branching": search.branching or search.candidates()})
+
+
+def _dtype(model: ModelSettings) -> Dtype:
+    # float64 makes results equal whatever the batch; GPUs are for models too large for that.
+    return model.dtype or ("bfloat16" if model.gpus_per_replica else "float64")

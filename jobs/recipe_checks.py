@@ -1,0 +1,116 @@
+"""Checks of a recipe that need more than one of its keys, or the disk.
+
+Invariant: a complaint is one line that says what to change, and where.
+"""
+
+import difflib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from jobs.data import DataSource, SourceKind, find_path, is_hub_id, source_kind
+from jobs.settings import ModelSettings, PolicySettings, Recipe, SearchSettings
+from search.strategies import STRATEGIES
+
+_FIELDS_ONLY = {"text_field", "reference_field", "id_field"}
+_KEYS_OF_KIND = {
+    SourceKind.REASONING_GYM: {"seed", "options"},
+    SourceKind.JSONL: _FIELDS_ONLY,
+    SourceKind.PARQUET: _FIELDS_ONLY,
+    SourceKind.HUB: {"split", "options", *_FIELDS_ONLY},
+}
+
+
+def model_folder(model: str) -> Path | None:
+    """The absolute folder of a checkpoint on disk; None for a Hugging Face id."""
+    return find_path(model) if _names_folder(model) else None
+
+
+def complaints_about(recipe: Recipe) -> Iterator[str]:
+    """What to change, one line a complaint; looks at files, never into models."""
+    yield from _source_complaints(recipe.data)
+    yield from _name_complaints(recipe.policies)
+    for place, policy in enumerate(recipe.policies):
+        yield from _model_complaints(f"policies.{place}", policy)
+    if recipe.prm:
+        yield from _model_complaints("prm", recipe.prm)
+    for place, search in enumerate(recipe.searches):
+        yield from _search_complaints(f"searches.{place}", search, recipe.prm is not None)
+    yield from _repeated_searches(recipe.searches)
+
+
+def _source_complaints(sources: Sequence[DataSource]) -> Iterator[str]:
+    drawn: set[tuple[str, int | None]] = set()
+    for place, source in enumerate(sources):
+        kind = source_kind(source.source)
+        for key in sorted(set[str]().union(*_KEYS_OF_KIND.values()) - _KEYS_OF_KIND[kind]):
+            if getattr(source, key) not in (None, {}):
+                yield f"data.{place}.{key} means nothing for {source.source!r}: remove it"
+        if kind is SourceKind.REASONING_GYM:
+            if source.size is None:
+                yield f"data.{place}.size is missing: say how many problems to draw"
+            if (source.source, source.seed) in drawn:
+                yield f"data.{place} repeats {source.source} with seed {source.seed}: change it"
+            drawn.add((source.source, source.seed))
+        if source.split and "split" in source.options:
+            yield f"data.{place}.split is given twice: remove it from options"
+
+
+def _name_complaints(policies: Sequence[PolicySettings]) -> Iterator[str]:
+    first: dict[str | None, int] = {}
+    for place, policy in enumerate(policies):
+        if (before := first.setdefault(policy.name, place)) != place:
+            yield f"policies.{place}.name={policy.name} is taken by policies.{before}: rename one"
+
+
+def _model_complaints(where: str, settings: ModelSettings) -> Iterator[str]:
+    model = settings.model
+    if settings.engine == "fake" or not _names_folder(model):
+        return
+    folder = find_path(model)
+    if folder is None:
+        yield f"{where}.model: there is no folder {model!r}{_nearest_folder(model)}"
+    elif not (folder / "config.json").is_file():
+        yield f"{where}.model: {model!r} has no config.json: give the folder of a checkpoint"
+
+
+def _names_folder(model: str) -> bool:
+    """Whether a model is meant as a folder rather than as a Hugging Face id."""
+    return not is_hub_id(model) or find_path(model.partition("/")[0]) is not None
+
+
+def _nearest_folder(model: str) -> str:
+    parent = find_path(str(Path(model).parent))
+    names = sorted(child.name for child in parent.iterdir()) if parent and parent.is_dir() else []
+    near = difflib.get_close_matches(Path(model).name, names, n=1)
+    return f": did you mean {str(Path(model).parent / near[0])!r}?" if near else ""
+
+
+def _search_complaints(where: str, search: SearchSettings, has_prm: bool) -> Iterator[str]:
+    branching = search.branching
+    if STRATEGIES[search.strategy].uses_prm and not has_prm:
+        yield f"{where}: {search.strategy} needs a PRM: add a prm section, or use majority"
+    if branching and not STRATEGIES[search.strategy].branches:
+        yield f"{where}.branching: {search.strategy} does not branch: remove it"
+    elif branching:
+        for n in search.n:
+            yield from _width_complaints(where, n, branching)
+
+
+def _width_complaints(where: str, n: int, branching: int) -> Iterator[str]:
+    below = n // branching * branching
+    if n < branching:
+        yield f"{where}.n={n} is smaller than branching={branching}: use {branching} or more"
+    elif n != below:
+        options = f"use {below} or {below + branching}"
+        yield f"{where}.n={n} is not a multiple of branching={branching}: {options}"
+
+
+def _repeated_searches(searches: Sequence[SearchSettings]) -> Iterator[str]:
+    # Tables and work units name a search by these three alone, so a reduction tells none apart.
+    seen: set[tuple[str, int, int | None]] = set()
+    for place, search in enumerate(searches):
+        for n in search.n:
+            if (key := (search.strategy, n, search.branching)) in seen:
+                what = f"{search.strategy} with n={n} and the same branching"
+                yield f"searches.{place} repeats {what}: remove one"
+            seen.add(key)

@@ -1,0 +1,231 @@
+"""The report of one or several runs: a figure of accuracy against N, and a Markdown summary.
+
+Invariant: everything is read from the tables of the run folders; nothing here needs Ray, a
+model or the machine that ran them, and equal tables give equal files.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from jobs.curves import PASS, Point, best_votes
+from jobs.report_figure import draw_accuracy
+from jobs.reported_run import (
+    Choice,
+    Comparison,
+    ReportedRun,
+    Row,
+    at_full_n,
+    baseline,
+    comparisons,
+    count_in_words,
+    read_run,
+    sample_name,
+)
+from search.errors import StorageError
+from search.rewards import Reduction
+from search.votes import Vote
+
+SHOWN_ERRORS = 20
+_TEMPLATE = "report_template.md.j2"
+_SEARCH = ["policy", "strategy", "n", "branching", "keep"]
+_COSTS = (
+    "solutions",
+    "generated_policy_tokens",
+    "discarded_policy_tokens",
+    "computed_prefix_policy_tokens",
+    "computed_prm_tokens",
+    "minimal_prm_tokens",
+    "flops",
+    "seconds",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ReportFiles:
+    """Where a report was written."""
+
+    markdown: Path
+    png: Path
+    svg: Path
+
+
+def write_report(
+    run_dirs: Sequence[Path],
+    folder: Path,
+    reduction: Reduction = Reduction.LAST,
+    vote: Vote = Vote.WEIGHTED,
+) -> ReportFiles:
+    """Writes report.md, accuracy.png and accuracy.svg; raises StorageError.
+
+    reduction, vote: what the figure and the first tables show. Several runs share one figure
+    and have a chapter each.
+    """
+    runs, choice = [read_run(Path(path)) for path in run_dirs], Choice(reduction, vote)
+    files = ReportFiles(folder / "report.md", folder / "accuracy.png", folder / "accuracy.svg")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        draw_accuracy(runs, choice, files.png, files.svg)
+        files.markdown.write_text(_markdown(runs, choice, files), encoding="utf-8")
+    except OSError as error:
+        raise StorageError(f"cannot write the report to {folder}: {error}") from error
+    return files
+
+
+def _markdown(runs: list[ReportedRun], choice: Choice, files: ReportFiles) -> str:
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(
+        percent=_percent, points=_points, number=count_in_words, cell=_table_cell
+    )
+    text = resources.files("jobs").joinpath(_TEMPLATE).read_text(encoding="utf-8")
+    chapters = [_chapter(run, choice) for run in runs]
+    figure = files.png.name
+    return environment.from_string(text).render(chapters=chapters, choice=choice, figure=figure)
+
+
+def _chapter(run: ReportedRun, choice: Choice) -> Row:
+    """What the template says of one run."""
+    errors = run.units.filter(pc.equal(run.units["status"], "error"))
+    bad = run.problems.filter(pc.is_valid(run.problems["error"]))
+    compared = comparisons(run, choice)
+    return {
+        "run": run,
+        "searches": _searches(run),
+        "problems": len(run.problems),
+        "bad": bad.select(["problem_id", "error"]).to_pylist(),
+        "single": baseline(run),
+        "sentence": _sentence(run, compared),
+        "comparisons": compared,
+        "ns": sorted({point.n for point in run.points}),
+        "lines": _lines(run, choice),
+        "coverage": _lines(run, None),
+        "votes": _vote_rows(run),
+        "best": best_votes(run.points),
+        "costs": _costs(run),
+        "units": len(run.units),
+        "errors": _counted_errors(errors),
+        "failed_units": len(errors),
+        "agreement": _agreement(run.grades),
+        "shown_errors": SHOWN_ERRORS,
+    }
+
+
+def _searches(run: ReportedRun) -> list[Row]:
+    """The three widths of each search, and the problems that have solutions of it."""
+    done = run.units.filter(pc.greater(run.units["solutions"], 0))
+    counted = done.group_by(_SEARCH).aggregate([("problem_id", "count_distinct")])
+    return _ordered(run, counted)
+
+
+def _ordered(run: ReportedRun, rows: pa.Table) -> list[Row]:
+    order = {policy: place for place, policy in enumerate(run.policies)}
+    found: list[Row] = rows.to_pylist()
+    names = _SEARCH[1:]
+    return sorted(found, key=lambda r: (order.get(r["policy"], -1), *(r[n] for n in names)))
+
+
+def _sentence(run: ReportedRun, compared: list[Comparison]) -> str:
+    """The run's one question, answered whichever way the numbers fall."""
+    single = baseline(run)
+    smaller = [c for c in compared if single and c.point.policy != single.policy]
+    if single is None or not smaller:
+        return "Only one policy has results, so there is no larger one to compare with."
+    ours = [c for c in smaller if c.point.policy == smaller[0].point.policy]
+    best = max(ours, key=lambda c: c.point.expected_correct)
+    return _compared_in_words(best, single, len(ours))
+
+
+def _compared_in_words(best: Comparison, single: Point, strategies: int) -> str:
+    point = best.point
+    return (
+        f"{point.policy} with {point.strategy} at N = {point.n} answers "
+        f"{_percent(point.expected_correct)} % of the problems correctly; {single.policy} with "
+        f"{sample_name(single)} answers {_percent(single.expected_correct)} %. "
+        f"The difference is {_points(best.difference)} points (95 % interval "
+        f"{_points(best.low)} to {_points(best.high)}, paired by problem): the small policy "
+        f"with search is **{best.verdict}** the largest policy's {sample_name(single)}."
+        + (f" {point.strategy} is the best of {strategies} strategies." if strategies > 1 else "")
+    )
+
+
+def _lines(run: ReportedRun, choice: Choice | None) -> list[Row]:
+    """Points by N for each policy, strategy and branching; coverage if no choice is given."""
+    lines: dict[tuple[int, str, int], dict[int, Point]] = {}
+    for point in run.points:
+        if choice.shows(point) if choice else point.vote == PASS:
+            place = (run.policies.index(point.policy), point.strategy, point.branching)
+            lines.setdefault(place, {})[point.n] = point
+    return [
+        {"policy": run.policies[place], "strategy": strategy, "branching": width, "points": points}
+        for (place, strategy, width), points in sorted(lines.items(), key=lambda line: line[0])
+    ]
+
+
+def _vote_rows(run: ReportedRun) -> list[Row]:
+    """Accuracy at full N: a row for each policy, strategy and reduction, a column a vote."""
+    rows: dict[tuple[int, str, str], Row] = {}
+    for point in at_full_n(run.points):
+        place = (run.policies.index(point.policy), point.strategy, point.reduction)
+        if point.vote != PASS:
+            rows.setdefault(place, {"n": point.n, "reduction": point.reduction})
+            rows[place] |= {"policy": point.policy, "strategy": point.strategy}
+            rows[place][point.vote] = point.expected_correct
+    return [rows[place] for place in sorted(rows, key=lambda place: place[:2])]
+
+
+def _costs(run: ReportedRun) -> list[Row]:
+    """Sums over units; error rows count with what they are known to have spent."""
+    sums = run.units.group_by(_SEARCH).aggregate([(name, "sum") for name in _COSTS])
+    return [
+        {name.removesuffix("_sum"): value or 0 if name.endswith("_sum") else value
+         for name, value in row.items()}
+        for row in _ordered(run, sums)
+    ]  # fmt: skip
+
+
+def _counted_errors(errors: pa.Table) -> list[Row]:
+    """Each distinct error with how many units it ended and the first of them."""
+    counted = errors.group_by("error", use_threads=False).aggregate(
+        [("unit_id", "count"), ("unit_id", "min")]
+    )
+    rows: list[Row] = counted.to_pylist()
+    return sorted(rows, key=lambda row: (-row["unit_id_count"], str(row["error"])))
+
+
+def _agreement(grades: pa.Table) -> dict[str, int] | None:
+    """How often math-verify and the task's own scorer (full marks: 1) say the same."""
+    scored = grades.filter(pc.is_valid(grades["task_score"]))
+    if not len(scored):
+        return None
+    ours, theirs = pc.equal(scored["verdict"], "correct"), pc.equal(scored["task_score"], 1.0)
+    return {
+        "solutions": len(scored),
+        "both_correct": _sum(pc.and_(ours, theirs)),
+        "both_wrong": _sum(pc.invert(pc.or_(ours, theirs))),
+        "only_math_verify": _sum(pc.and_not(ours, theirs)),
+        "only_task": _sum(pc.and_not(theirs, ours)),
+    }
+
+
+def _sum(flags: Any) -> int:
+    return int(pc.sum(flags).as_py() or 0)
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.1f}"
+
+
+def _points(difference: float) -> str:
+    return "unknown" if difference != difference else f"{100 * difference:+.1f}"
+
+
+def _table_cell(text: Any) -> str:
+    """Foreign text as one cell of a Markdown table."""
+    return " ".join(str(text).split()).replace("|", "\\|")[:200]

@@ -1,0 +1,128 @@
+"""The figure of a report: accuracy against N, a panel for each policy, a line for each strategy."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jobs.curves import Point
+from jobs.reported_run import Choice, ReportedRun, baseline, count_in_words, sample_name
+from search.strategies import STRATEGIES
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+PANELS_A_ROW = 3
+# Okabe and Ito's palette: told apart with every common kind of colour blindness.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_MARKERS = "osD^vPX"
+_RUN_STYLES = ("-", ":", "-.", (0, (5, 1)))
+
+
+def draw_accuracy(runs: list[ReportedRun], choice: Choice, png: Path, svg: Path) -> None:
+    """One panel a policy, one line a strategy, 95 % intervals; equal runs give equal files."""
+    import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    style = {"svg.hashsalt": "branchwise", "font.size": 10, "axes.spines.right": False}
+    with mpl.rc_context(style | {"axes.spines.top": False}):
+        panels = list(dict.fromkeys(name for run in runs for name in run.policies))
+        columns = min(PANELS_A_ROW, max(1, len(panels)))
+        rows = max(1, -(-len(panels) // columns))
+        size = (max(6.0, 3.1 * columns), 3.0 * rows + 0.9)
+        figure = Figure(figsize=size, layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+        _fill_panels(figure, list(axes), panels, runs, choice)
+        figure.savefig(png, dpi=150, metadata={"Software": None})
+        figure.savefig(svg, metadata={"Date": None})
+
+
+def _fill_panels(
+    figure: "Figure",
+    axes: list["Axes"],
+    panels: list[str],
+    runs: list[ReportedRun],
+    choice: Choice,
+) -> None:
+    for axis, policy in zip(axes, panels, strict=False):
+        axis.set_title(_panel_title(policy, runs), fontsize=10)
+        for place, run in enumerate(runs):
+            _draw_baseline(axis, run, place, len(runs) > 1)
+            _draw_lines(axis, run, policy, place, choice, len(runs) > 1)
+    for axis in axes[len(panels) :]:
+        axis.set_visible(False)
+    _label_axes(axes[: len(panels)], [p.n for run in runs for p in run.points])
+    figure.supxlabel("N, solutions for each problem", fontsize=10)
+    figure.supylabel("accuracy", fontsize=10)
+    named = {label: line for a in axes for line, label in zip(*_legend_of(a), strict=True)}
+    if named:
+        columns = min(len(named), 4)
+        figure.legend(
+            named.values(), named.keys(), loc="outside lower center", ncols=columns, frameon=False
+        )
+
+
+def _legend_of(axis: "Axes") -> tuple[list[Any], list[str]]:
+    handles, labels = axis.get_legend_handles_labels()
+    return list(handles), [str(label) for label in labels]
+
+
+def _panel_title(policy: str, runs: list[ReportedRun]) -> str:
+    size = max(run.parameters.get(policy, 0.0) for run in runs)
+    return f"policy {policy}" + (f" ({count_in_words(size)} parameters)" if size else "")
+
+
+def _label_axes(axes: list["Axes"], ns: list[int]) -> None:
+    from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
+
+    ticks = [2**power for power in range(max(ns, default=1).bit_length())]
+    shown = ticks[:: 1 + (len(ticks) - 1) // 7]
+    for axis in axes:
+        axis.set_xscale("log", base=2)
+        axis.xaxis.set_major_locator(FixedLocator(shown))
+        axis.xaxis.set_minor_locator(NullLocator())
+        axis.xaxis.set_major_formatter(lambda n, _: f"{n:.0f}")
+        axis.yaxis.set_major_formatter(PercentFormatter(1.0))
+        axis.grid(axis="y", color="0.9", linewidth=0.8)
+        axis.set_axisbelow(True)
+        axis.xaxis.set_tick_params(labelbottom=True)
+
+
+def _draw_baseline(axis: "Axes", run: ReportedRun, place: int, several: bool) -> None:
+    single = baseline(run)
+    if single is None:
+        return
+    label = f"{single.policy}: {sample_name(single)}" + (f", {run.label}" if several else "")
+    grey = ("0.25", "0.55", "0.7")[place % 3]
+    axis.axhline(single.expected_correct, color=grey, linestyle="--", linewidth=1.3, label=label)
+
+
+def _draw_lines(
+    axis: "Axes", run: ReportedRun, policy: str, place: int, choice: Choice, several: bool
+) -> None:
+    shown = [p for p in run.points if p.policy == policy and choice.shows(p)]
+    for strategy in STRATEGIES:
+        widths = sorted({p.branching for p in run.points if p.strategy == strategy})
+        for width in widths:
+            line = [p for p in shown if (p.strategy, p.branching) == (strategy, width)]
+            name = strategy + (f", M = {width}" if len(widths) > 1 else "")
+            label = name + (f", {run.label}" if several else "")
+            dash = _RUN_STYLES[(place + widths.index(width)) % len(_RUN_STYLES)]
+            _draw_line(axis, sorted(line, key=lambda p: p.n), strategy, dash, label)
+
+
+def _draw_line(axis: "Axes", line: list[Point], strategy: str, dash: Any, label: str) -> None:
+    if not line:
+        return
+    number = list(STRATEGIES).index(strategy)
+    colour, marker = _COLOURS[number % len(_COLOURS)], _MARKERS[number % len(_MARKERS)]
+    ns, values = [p.n for p in line], [p.expected_correct for p in line]
+    low = [p.expected_correct if p.ci_low is None else p.ci_low for p in line]
+    high = [p.expected_correct if p.ci_high is None else p.ci_high for p in line]
+    axis.plot(ns, values, color=colour, marker=marker, markersize=4, linestyle=dash, label=label)
+    if len(line) > 1:
+        axis.fill_between(ns, low, high, color=colour, alpha=0.12, linewidth=0)
+    else:
+        errors = [[values[0] - low[0]], [high[0] - values[0]]]
+        axis.errorbar(ns, values, yerr=errors, color=colour, capsize=3, linewidth=1)

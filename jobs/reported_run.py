@@ -1,0 +1,184 @@
+"""A run as its report reads it: tables, aggregated points, and fair comparisons between policies.
+
+Invariant: everything comes from the tables of the run's folder, and policies are compared on
+the same problems only.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from jobs.curves import NO_REDUCTION, Point, clustered_interval, single_samples, summary
+from jobs.results import load_record, load_table
+from search.errors import StorageError
+from search.rewards import Reduction
+from search.strategies import STRATEGIES
+from search.votes import Vote
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The reduction and vote a report shows first; searches without rewards vote by majority."""
+
+    reduction: Reduction
+    vote: Vote
+
+    def shows(self, point: Point) -> bool:
+        """Whether a point lies on a curve of the figure."""
+        return (point.reduction, point.vote) == self.cell(point.strategy)
+
+    def cell(self, strategy: str) -> tuple[str, str]:
+        """The reduction and vote shown for a strategy."""
+        if STRATEGIES[strategy].uses_prm:
+            return str(self.reduction), str(self.vote)
+        return NO_REDUCTION, str(Vote.MAJORITY)
+
+
+@dataclass(frozen=True, slots=True)
+class ReportedRun:
+    """One run folder as a report needs it. `policies`: names by size, in the recipe's order
+    where sizes are equal or unknown; `parameters`: their sizes, 0 if unknown."""
+
+    record: Row
+    problems: pa.Table
+    answers: pa.Table
+    units: pa.Table
+    grades: pa.Table
+    points: list[Point]
+    policies: list[str]
+    parameters: dict[str, float]
+
+    @property
+    def label(self) -> str:
+        """The run's id."""
+        return str(self.record["run_id"])
+
+
+def read_run(folder: Path) -> ReportedRun:
+    """A run folder; raises StorageError if it is not one or a table is missing."""
+    record, units = load_record(folder), load_table(folder, "units")
+    answers = load_table(folder, "answers")
+    names = _recipe_policies(record)
+    parameters = {name: _parameters(units, name) for name in names}
+    known = all(parameters.values())
+    return ReportedRun(
+        record=record,
+        problems=load_table(folder, "problems"),
+        answers=answers,
+        units=units,
+        grades=_read_grades(folder),
+        points=summary(answers),
+        policies=sorted(names, key=parameters.__getitem__) if known else names,
+        parameters=parameters,
+    )
+
+
+def _read_grades(folder: Path) -> pa.Table:
+    """Only two columns of what may be gigabytes."""
+    path = folder / "solutions.parquet"
+    try:
+        return pq.read_table(path, columns=["verdict", "task_score"])
+    except (OSError, pa.ArrowException) as error:
+        raise StorageError(f"cannot read {path}: {error}") from error
+
+
+def _recipe_policies(record: Row) -> list[str]:
+    policies = record.get("recipe", {}).get("policies", [])
+    return [str(p.get("name") or Path(str(p.get("model"))).name) for p in policies]
+
+
+def _parameters(units: pa.Table, policy: str) -> float:
+    """A policy's size, solved from what its units cost: 2 FLOPs a parameter and token."""
+    rows = units.filter(pc.equal(units["policy"], policy))
+    rows = rows.filter(pc.greater(rows["flops"], 0.0))
+    if not len(rows):
+        return 0.0
+    written = pc.add(rows["generated_policy_tokens"], rows["computed_prefix_policy_tokens"])
+    tokens = np.stack([written.to_numpy(), rows["computed_prm_tokens"].to_numpy()], axis=1)
+    solved, *_ = np.linalg.lstsq(tokens.astype(float), rows["flops"].to_numpy() / 2, rcond=None)
+    return float(np.round(solved[0]))
+
+
+def baseline(run: ReportedRun) -> Point | None:
+    """One sample of the largest policy that has results."""
+    single = single_samples(run.points)
+    with_results = [name for name in run.policies if name in single]
+    return single[with_results[-1]] if with_results else None
+
+
+def sample_name(single: Point) -> str:
+    """How the baseline was measured, in words."""
+    return "one sample" if single.n == 1 else f"any of {single.n} ({single.strategy})"
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A searching policy against the largest policy's single sample, on the same problems.
+
+    difference, low, high: in accuracy, with the 95 % interval of the paired differences.
+    """
+
+    point: Point
+    difference: float
+    low: float
+    high: float
+
+    @property
+    def verdict(self) -> str:
+        """What the numbers allow to say."""
+        if np.isnan(self.low) or self.low <= 0.0 <= self.high:
+            return "not distinguishable from"
+        return "above" if self.difference > 0.0 else "below"
+
+
+def comparisons(run: ReportedRun, choice: Choice) -> list[Comparison]:
+    """Every policy and strategy at its largest N, smallest policy first."""
+    single = baseline(run)
+    if single is None:
+        return []
+    fulls = at_full_n(point for point in run.points if choice.shows(point))
+    fulls.sort(key=lambda point: run.policies.index(point.policy))
+    return [_compared(run, point, single) for point in fulls]
+
+
+def _compared(run: ReportedRun, point: Point, single: Point) -> Comparison:
+    ours, theirs = _by_problem(run.answers, point), _by_problem(run.answers, single)
+    shared = sorted(ours.keys() & theirs.keys())
+    pairs = np.array([ours[problem] - theirs[problem] for problem in shared])
+    mean, low, high = (float(side) for side in clustered_interval(pairs))
+    return Comparison(point, mean, low, high)
+
+
+def _by_problem(answers: pa.Table, point: Point) -> dict[str, float]:
+    keep = pc.is_valid(answers["problem_id"])
+    for name in ("policy", "strategy", "n", "branching", "searched_n", "reduction", "vote"):
+        keep = pc.and_(keep, pc.equal(answers[name], getattr(point, name)))
+    rows = answers.filter(keep)
+    problems, values = rows["problem_id"].to_pylist(), rows["expected_correct"].to_pylist()
+    return dict(zip(problems, values, strict=True))
+
+
+def at_full_n(points: Iterable[Point]) -> list[Point]:
+    """For each policy, strategy, reduction and vote the point with the largest N."""
+    widest: dict[tuple[str, ...], Point] = {}
+    for point in points:
+        place = (point.policy, point.strategy, point.reduction, point.vote)
+        if place not in widest or point.n > widest[place].n:
+            widest[place] = point
+    return list(widest.values())
+
+
+def count_in_words(number: float) -> str:
+    """A large number to three digits: 3.41 M."""
+    for size, unit in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return f"{number:.3g}"

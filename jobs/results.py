@@ -1,0 +1,179 @@
+"""A run's folder: Parquet tables, the resolved recipe, versions. Written once, read by all.
+
+Invariant: a table in a run folder has its schema from `search.schemas`; `run.json` is written
+when the run starts and again when it ends, so a folder always says what it belongs to.
+"""
+
+import json
+import subprocess
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from search.errors import StorageError
+from search.schemas import SCHEMA_VERSION, TABLES
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+RECORDED_LIBRARIES = ("branchwise", "ray", "torch", "transformers", "pyarrow", "math-verify")
+ROWS_A_GROUP = 100_000
+STREAMED = ("problems", "nodes", "solutions", "units")
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """What run.json holds. Times are ISO 8601 in UTC; `finished_at` is empty until the end."""
+
+    run_id: str
+    recipe: dict[str, Any]
+    recipe_digest: str
+    seeds: dict[str, int]
+    versions: dict[str, str]
+    git_revision: str
+    started_at: str
+    finished_at: str = ""
+    schema_version: str = SCHEMA_VERSION
+
+
+def new_record(name: str, recipe: dict[str, Any], digest: str) -> RunRecord:
+    """The record of a run that starts now."""
+    now = datetime.now(UTC)
+    return RunRecord(
+        run_id=f"{name}-{now:%Y%m%d-%H%M%S}",
+        recipe=recipe,
+        recipe_digest=digest,
+        seeds={"run": recipe["seed"]},
+        versions=library_versions(),
+        git_revision=git_revision(),
+        started_at=now.isoformat(timespec="seconds"),
+    )
+
+
+class RunWriter:
+    """Writes tables as rows come in; memory holds at most one row group a table."""
+
+    def __init__(self, runs_folder: Path, record: RunRecord) -> None:
+        self.folder = runs_folder / record.run_id
+        self._record = record
+        self._waiting: dict[str, list[pa.Table]] = {name: [] for name in STREAMED}
+        self._writers: dict[str, pq.ParquetWriter] = {}
+
+    def __enter__(self) -> Self:
+        try:
+            self.folder.mkdir(parents=True)
+            self._write_record(self._record)
+            for name in STREAMED:
+                path = self.folder / f"{name}.parquet"
+                self._writers[name] = pq.ParquetWriter(path, TABLES[name], compression="zstd")
+        except OSError as error:
+            raise StorageError(f"cannot write the run folder {self.folder}: {error}") from error
+        return self
+
+    def add(self, name: str, rows: pa.Table) -> None:
+        """Appends rows to a table; raises StorageError if they do not have its schema."""
+        if not rows.schema.equals(TABLES[name]):
+            raise StorageError(f"rows for the table {name!r} do not have its columns")
+        waiting = self._waiting[name]
+        waiting.append(rows)
+        if sum(table.num_rows for table in waiting) >= ROWS_A_GROUP:
+            self._flush(name)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for name, writer in self._writers.items():
+            self._flush(name)
+            writer.close()
+        if error is None:
+            finished = datetime.now(UTC).isoformat(timespec="seconds")
+            self._write_record(self._record, finished_at=finished)
+
+    def _flush(self, name: str) -> None:
+        if self._waiting[name]:
+            self._writers[name].write_table(pa.concat_tables(self._waiting[name]))
+            self._waiting[name] = []
+
+    def _write_record(self, record: RunRecord, **changes: str) -> None:
+        text = json.dumps(asdict(record) | changes, indent=2, sort_keys=True)
+        (self.folder / "run.json").write_text(text + "\n")
+
+
+def write_table(folder: Path, name: str, table: pa.Table) -> None:
+    """Writes one whole table of a run folder."""
+    pq.write_table(table.cast(TABLES[name]), folder / f"{name}.parquet", compression="zstd")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run folder in memory; every table as Arrow."""
+
+    record: dict[str, Any]
+    problems: pa.Table
+    nodes: pa.Table
+    solutions: pa.Table
+    answers: pa.Table
+    units: pa.Table
+
+
+def load_run(path: str | Path) -> Run:
+    """Reads a run folder; raises StorageError if it is not one."""
+    folder = Path(path)
+    return Run(load_record(folder), **{name: load_table(folder, name) for name in TABLES})
+
+
+def load_record(folder: Path) -> dict[str, Any]:
+    """What run.json says."""
+    try:
+        record: dict[str, Any] = json.loads((folder / "run.json").read_text())
+    except (OSError, ValueError) as error:
+        raise StorageError(f"{folder} is not a run folder: no readable run.json there") from error
+    return record
+
+
+def load_table(folder: Path, name: str) -> pa.Table:
+    """One table of a run, checked against its schema."""
+    path = folder / f"{name}.parquet"
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise StorageError(f"cannot read {path}: {error}") from error
+    if not table.schema.equals(TABLES[name]):
+        raise StorageError(f"{path} does not have the columns of schema {SCHEMA_VERSION}")
+    return table
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of what decides a result; "" for what is not installed as a package."""
+    return {name: _version(name) for name in RECORDED_LIBRARIES}
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def git_revision() -> str:
+    """The checkout's revision, with "+changes" if it has uncommitted ones; "" without git."""
+    command = [
+        "git",
+        "-C",
+        str(REPOSITORY),
+        "describe",
+        "--always",
+        "--abbrev=40",
+        "--dirty=+changes",
+    ]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""

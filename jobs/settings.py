@@ -1,0 +1,182 @@
+"""The sections and keys of a recipe, each with its type, default and description."""
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, JsonValue, PositiveFloat, PositiveInt, field_validator
+
+from actors.prm_families import PRM_FAMILIES
+from jobs.data import DataSource, Section, did_you_mean, optional
+from search.config import Limits, SearchConfig
+from search.protocols import Sampling
+from search.rewards import Reduction
+from search.strategies import STRATEGIES, keep_count
+
+DEFAULT_BRANCHING = 4
+
+Engine = Literal["transformers", "fake"]
+Dtype = Literal["float64", "float32", "bfloat16", "float16"]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.\-]*$")]
+
+
+def _as_list(value: object) -> object:
+    return value if isinstance(value, list | tuple) else [value]
+
+
+class ModelSettings(Section):
+    """A model and the Serve deployment that answers for it."""
+
+    model: str = Field(min_length=1, description="Folder of a checkpoint, or Hugging Face id")
+    engine: Engine = Field(
+        default="transformers", description="What runs the model; fake needs no folder"
+    )
+    dtype: Dtype | None = optional("Number type; float64 without a GPU, bfloat16 with one")
+    replicas: PositiveInt = Field(
+        default=1, description="Copies of the model, each with its own batch"
+    )
+    gpus_per_replica: float = Field(
+        default=0, ge=0, description="GPUs of one replica; 0 runs on the CPU"
+    )
+    cpus_per_replica: float = Field(default=1, ge=0, description="CPU cores of one replica")
+    max_ongoing_requests: PositiveInt = Field(
+        default=256, description="Calls under way in one replica"
+    )
+    max_batch: PositiveInt = Field(
+        default=64, description="Sequences computed together in one replica"
+    )
+    options: dict[str, JsonValue] = Field(
+        default_factory=dict, description="Passed on to the engine as they are"
+    )
+
+
+class PolicySettings(ModelSettings):
+    """A policy: one rung of the ladder."""
+
+    name: Name | None = optional("Name in the tables; the last part of model if not given")
+    system_prompt: str = Field(
+        default="", description="Put before the problem in the chat template"
+    )
+
+
+class PRMSettings(ModelSettings):
+    """The process reward model."""
+
+    family: str = Field(description=f"Layout and reading of rewards: {', '.join(PRM_FAMILIES)}")
+    system_prompt: str | None = optional("Put before the problem; the family's own if not given")
+
+    @field_validator("family")
+    @classmethod
+    def _known_family(cls, family: str) -> str:
+        if family not in PRM_FAMILIES:
+            raise ValueError(
+                f"unknown PRM family {family!r}: {did_you_mean(family, list(PRM_FAMILIES))}"
+            )
+        return family
+
+
+class SearchSettings(Section):
+    """One strategy at one or several N."""
+
+    strategy: str = Field(description=f"One of {', '.join(STRATEGIES)}")
+    n: Annotated[tuple[PositiveInt, ...], BeforeValidator(_as_list)] = Field(
+        min_length=1, description="Solutions a search returns; a list means one search for each"
+    )
+    branching: PositiveInt | None = optional("Candidates for each kept node (4 if not given)")
+    reduction: Reduction = Field(
+        default=Reduction.LAST,
+        description="How step rewards become the score that keeps a candidate",
+    )
+
+    @field_validator("strategy")
+    @classmethod
+    def _known_strategy(cls, strategy: str) -> str:
+        if strategy not in STRATEGIES:
+            hint = did_you_mean(strategy, list(STRATEGIES))
+            raise ValueError(f"unknown strategy {strategy!r}: {hint}")
+        return strategy
+
+    def candidates(self) -> int | None:
+        """The branching M with its default; None for a strategy that does not branch."""
+        return (self.branching or DEFAULT_BRANCHING) if STRATEGIES[self.strategy].branches else None
+
+
+class LimitSettings(Section):
+    """Where steps and solutions end at the latest."""
+
+    max_steps: PositiveInt = Field(default=40, description="Steps of a solution")
+    max_step_tokens: PositiveInt = Field(default=512, description="Policy tokens of a step")
+    max_solution_tokens: PositiveInt = Field(
+        default=2048, description="Policy tokens of a solution"
+    )
+    stop_at_boxed: bool = Field(
+        default=True, description="End a solution with its first boxed answer"
+    )
+
+
+class SamplingSettings(Section):
+    """How a policy draws tokens."""
+
+    temperature: float = Field(default=1.0, ge=0, description="0 always takes the likeliest token")
+    top_p: float = Field(
+        default=1.0, gt=0, le=1, description="Draw from the likeliest tokens of this mass"
+    )
+    delimiter: str = Field(default="\n\n", min_length=1, description="Text that ends a step")
+
+
+class WorkSettings(Section):
+    """How work is cut up and how long it may take."""
+
+    solutions_per_unit: PositiveInt = Field(
+        default=32, description="Solutions of one work unit, at most"
+    )
+    units_in_flight: PositiveInt | None = optional("Work units at once; from replicas if null")
+    grading_timeout_s: PositiveFloat = Field(
+        default=5.0, description="Seconds for grading one answer"
+    )
+    grading_processes: PositiveInt = Field(default=1, description="Child processes that grade")
+    unit_timeout_s: PositiveFloat = Field(default=3600.0, description="Seconds for one work unit")
+
+
+class Recipe(Section):
+    """All that a run depends on."""
+
+    name: Name = Field(description="Name of the recipe; run folders start with it")
+    seed: int = Field(
+        default=0, ge=0, description="Every random draw of the searches follows from it"
+    )
+    data: Annotated[tuple[DataSource, ...], BeforeValidator(_as_list)] = Field(
+        min_length=1, description="One source of problems or a list of them"
+    )
+    policies: tuple[PolicySettings, ...] = Field(
+        min_length=1, description="The ladder of policies, run one after the other"
+    )
+    prm: PRMSettings | None = optional("The PRM; not needed if every search is majority")
+    searches: tuple[SearchSettings, ...] = Field(
+        min_length=1, description="What is run on every problem with every policy"
+    )
+    limits: LimitSettings = Field(
+        default=LimitSettings(), description="Limits of steps and solutions"
+    )
+    sampling: SamplingSettings = Field(
+        default=SamplingSettings(), description="How tokens are drawn"
+    )
+    work: WorkSettings = Field(
+        default=WorkSettings(), description="Work units and their time limits"
+    )
+    runs_folder: str = Field(default="runs", min_length=1, description="Where run folders are made")
+
+    def search_configs(self) -> list[SearchConfig]:
+        """One configuration for each search and each of its N, in the recipe's order."""
+        return [self._config(search, n) for search in self.searches for n in search.n]
+
+    def _config(self, search: SearchSettings, n: int) -> SearchConfig:
+        branching = search.candidates() or 1
+        return SearchConfig(
+            strategy=search.strategy,
+            n=n,
+            branching=branching,
+            keep=keep_count(search.strategy, n, branching),
+            reduction=search.reduction,
+            run_seed=self.seed,
+            limits=Limits(**self.limits.model_dump()),
+            sampling=Sampling(**self.sampling.model_dump()),
+        )

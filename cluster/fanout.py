@@ -92,9 +92,7 @@ async def _outcome(task: Any, unit: WorkUnit, site: Site) -> UnitTables:
 def _remote_task() -> Any:
     import ray
 
-    spread = ray.remote(
-        num_cpus=TASK_CPUS, max_retries=TASK_RETRIES, scheduling_strategy="SPREAD"
-    )
+    spread = ray.remote(num_cpus=TASK_CPUS, max_retries=TASK_RETRIES, scheduling_strategy="SPREAD")
     return spread(work_unit_task)
 
 

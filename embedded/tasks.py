@@ -10,7 +10,8 @@ Training draws item seeds from `TRAIN_SEED` upwards; every recipe and test uses 
 
 import operator
 import random
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,11 @@ import reasoning_gym
 
 TRAIN_SEED = 100_000_000
 STEP_DELIMITER = "\n\n"
-_OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul}
+_OPERATORS: dict[str, Callable[[int, int], int]] = {
+    "+": operator.add,
+    "-": operator.sub,
+    "*": operator.mul,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +102,14 @@ def _product_lines(words: list[str]) -> list[str]:
     lines = [f"{a}*{b}={a * b}" for a, b in parts]
     first, second = (a * b for a, b in parts)
     return [*lines, f"{first}+{second}={first + second}"]
+
+
+def evaluate(expression: str) -> int:
+    """The value of two whole numbers (the first may be negative) with one operator between."""
+    found = re.fullmatch(r"(-?\d+)([-+*])(-?\d+)", expression)
+    if found is None:
+        raise ValueError(f"not a sum, difference or product of two numbers: {expression!r}")
+    return _OPERATORS[found.group(2)](int(found.group(1)), int(found.group(3)))
 
 
 def step_labels(steps: list[str], worked: WorkedProblem) -> list[bool]:

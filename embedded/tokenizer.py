@@ -7,6 +7,7 @@ is as many tokens as it has digits, and any UTF-8 text can be encoded (256 byte 
 
 import json
 from pathlib import Path
+from typing import Any, cast
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerBase, Qwen2Tokenizer
@@ -41,7 +42,7 @@ def train_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     learned = json.loads(bpe.to_str())["model"]
     tokenizer = Qwen2Tokenizer(
         vocab=learned["vocab"],
-        merges=[tuple(merge) for merge in learned["merges"]],
+        merges=cast("Any", [tuple(merge) for merge in learned["merges"]]),
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
         additional_special_tokens=["<|im_start|>", "<extra_0>"],

@@ -1,4 +1,4 @@
-"""Trains one embedded checkpoint: `python -m embedded.train policy-0.1m`.
+"""Trains one embedded checkpoint: `python -m embedded.train policy-0.1m` (policies before the PRM).
 
 Seeded and fixed in length, so that the same machine gives the same weights. Loss is taken on
 the assistant's tokens only; the learning rate warms up over 2 % of the steps and falls to
@@ -6,23 +6,37 @@ zero along a cosine.
 """
 
 import argparse
-import json
 import logging
 import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
-from transformers import PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM
+from torch.nn import functional
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM
 
-from embedded.ladder import CONTEXT_TOKENS, LADDER, Member, Shape, Training
+from actors.engines.loading import render_prompt
+from actors.engines.process_reward_model import Qwen2ForProcessRewardModel
+from actors.prm_families import PRM_FAMILIES
+from embedded.ladder import (
+    CONTEXT_TOKENS,
+    LADDER,
+    PRM,
+    PRM_SEES,
+    PRM_STARTS_FROM,
+    Member,
+    Shape,
+    Training,
+)
+from embedded.prm_data import labelled_solutions
 from embedded.tasks import STEP_DELIMITER, training_problems
 from embedded.tokenizer import train_tokenizer
 
 IGNORED = -100
+PRM_FAMILY = PRM_FAMILIES["qwen2.5-math-prm"]
 REPORT_EVERY_STEPS = 100
 BATCHES_SORTED_TOGETHER = 32
 log = logging.getLogger("embedded.train")
@@ -39,7 +53,8 @@ class Examples:
         """Rows as (ids, labels), cut to the longest of them."""
         ids, labels = self.ids[rows], self.labels[rows]
         longest = int((ids != 0).sum(axis=1).max())
-        return tuple(torch.from_numpy(part[:, :longest].astype(np.int64)) for part in (ids, labels))
+        cut_ids = torch.from_numpy(ids[:, :longest].astype(np.int64))
+        return cut_ids, torch.from_numpy(labels[:, :longest].astype(np.int64))
 
 
 def pad_examples(rows: list[tuple[list[int], list[int]]]) -> Examples:
@@ -142,18 +157,65 @@ def optimise(model: torch.nn.Module, examples: Examples, member: Member) -> None
                 mean,
                 time.perf_counter() - started,
             )
-            if (step + 1) % 1000 == 0:
-                model.save_pretrained(member.folder)
+
+
+def prm_examples(tokenizer: PreTrainedTokenizerBase, training: Training) -> Examples:
+    """Labelled solutions in the layout of Qwen2.5-Math-PRM: a label at every separator."""
+    folders = [member.folder for member in PRM_SEES]
+    solutions = labelled_solutions(folders, training.examples, training.seed, training.seed)
+    separator = PRM_FAMILY.separator
+    rows = []
+    for problem, steps, labels in solutions:
+        prompt = render_prompt(tokenizer, PRM_FAMILY.system_prompt, problem.question)
+        ids = tokenizer(prompt + "".join(step + separator for step in steps))["input_ids"]
+        marks = iter(labels)
+        separator_id = tokenizer.convert_tokens_to_ids(separator)
+        rows.append((ids, [int(next(marks)) if i == separator_id else IGNORED for i in ids]))
+    return pad_examples(rows)
+
+
+class StepClassifier(torch.nn.Module):
+    """The PRM with a cross-entropy over right and wrong at the labelled tokens."""
+
+    def __init__(self, prm: Qwen2ForProcessRewardModel) -> None:
+        super().__init__()
+        self.prm = prm
+
+    def forward(self, input_ids: torch.Tensor, labels: torch.Tensor) -> SimpleNamespace:
+        logits = self.prm(input_ids=input_ids)
+        loss = functional.cross_entropy(
+            logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED
+        )
+        return SimpleNamespace(loss=loss)
+
+
+def train_prm(member: Member) -> None:
+    """Trains and saves the PRM, starting from the weights of a policy of the same shape."""
+    torch.manual_seed(member.training.seed)
+    tokenizer = AutoTokenizer.from_pretrained(PRM_STARTS_FROM.folder)
+    tokenizer.save_pretrained(member.folder)
+    examples = prm_examples(tokenizer, member.training)
+    log.info("%s: %d labelled solutions", member.name, len(examples.ids))
+    config = qwen2_config(member.shape, tokenizer)
+    config.architectures, config.num_labels = ["Qwen2ForProcessRewardModel"], 2
+    prm = Qwen2ForProcessRewardModel(config)
+    policy = Qwen2ForCausalLM.from_pretrained(PRM_STARTS_FROM.folder)
+    prm.model.load_state_dict(policy.model.state_dict())
+    optimise(StepClassifier(prm), examples, member)
+    prm.save_pretrained(member.folder)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model", choices=[*LADDER])
+    parser.add_argument("model", choices=[*LADDER, PRM.name])
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(arguments.threads)
-    train_policy(LADDER[arguments.model])
+    if arguments.model == PRM.name:
+        train_prm(PRM)
+    else:
+        train_policy(LADDER[arguments.model])
 
 
 if __name__ == "__main__":

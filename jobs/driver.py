@@ -16,7 +16,7 @@ from rich.console import Console
 from actors.spec import ModelFacts, ModelSpec
 from cluster.connect import connected
 from cluster.deploy import check_capacity, deployed
-from cluster.fanout import Site, run_units
+from cluster.fanout import Site, UnitTables, run_units
 from jobs.curves import answers_table
 from jobs.data import BadProblem, load_problems
 from jobs.grading import Graders
@@ -92,14 +92,22 @@ async def _search(
     """One policy's searches over all problems: fan out, grade, commit."""
     by_id = {problem.problem_id: problem for problem in problems}
     units_by_problem = {p.problem_id: len(list(plan([p], recipe))) for p in problems}
+    slots = asyncio.Semaphore(2 * recipe.work.grading_processes)
+
+    async def commit(done: UnitTables) -> None:
+        problem = by_id[done.unit.problem.problem_id]
+        solutions = await graded(done.solutions, problem, graders)
+        writer.add("nodes", done.nodes)
+        writer.add("solutions", solutions)
+        writer.add("units", done.units)
+        progress.update(done.units, solutions)
+        slots.release()
+
     with ProgressDisplay(site.policy_name, units_by_problem, console) as progress:
-        async for done in run_units(plan(problems, recipe), site, units_in_flight(recipe)):
-            problem = by_id[done.unit.problem.problem_id]
-            solutions = await graded(done.solutions, problem, graders)
-            writer.add("nodes", done.nodes)
-            writer.add("solutions", solutions)
-            writer.add("units", done.units)
-            progress.update(done.units, solutions)
+        async with asyncio.TaskGroup() as commits:
+            async for done in run_units(plan(problems, recipe), site, units_in_flight(recipe)):
+                await slots.acquire()
+                commits.create_task(commit(done))
     return progress.tally.failed
 
 

@@ -183,11 +183,9 @@ def _vote_rows(run: ReportedRun) -> list[Row]:
 def _costs(run: ReportedRun) -> list[Row]:
     """Sums over units; error rows count with what they are known to have spent."""
     sums = run.units.group_by(_SEARCH).aggregate([(name, "sum") for name in _COSTS])
-    return [
-        {name.removesuffix("_sum"): value or 0 if name.endswith("_sum") else value
-         for name, value in row.items()}
-        for row in _ordered(run, sums)
-    ]  # fmt: skip
+    costs = [name.removesuffix("_sum") for name in sums.column_names]
+    filled = [pc.fill_null(c, 0) if pa.types.is_primitive(c.type) else c for c in sums.columns]
+    return _ordered(run, pa.table(filled, costs))
 
 
 def _counted_errors(errors: pa.Table) -> list[Row]:

@@ -14,6 +14,13 @@ if TYPE_CHECKING:
 PANELS_A_ROW = 3
 # Okabe and Ito's palette: told apart with every common kind of colour blindness.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_STYLE: Any = {
+    "svg.hashsalt": "branchwise",
+    "text.parse_math": False,
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
 _MARKERS = "osD^vPX"
 _RUN_STYLES = ("-", ":", "-.", (0, (5, 1)))
 
@@ -24,8 +31,7 @@ def draw_accuracy(runs: list[ReportedRun], choice: Choice, png: Path, svg: Path)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    style = {"svg.hashsalt": "branchwise", "font.size": 10, "axes.spines.right": False}
-    with mpl.rc_context(style | {"axes.spines.top": False}):
+    with mpl.rc_context(_STYLE):
         panels = list(dict.fromkeys(name for run in runs for name in run.policies))
         columns = min(PANELS_A_ROW, max(1, len(panels)))
         rows = max(1, -(-len(panels) // columns))
@@ -53,14 +59,11 @@ def _fill_panels(
     for axis in axes[len(panels) :]:
         axis.set_visible(False)
     _label_axes(axes[: len(panels)], [p.n for run in runs for p in run.points])
-    figure.supxlabel("N, solutions for each problem", fontsize=10)
-    figure.supylabel("accuracy", fontsize=10)
     named = {label: line for a in axes for line, label in zip(*_legend_of(a), strict=True)}
+    ordered = sorted(named, key=lambda label: named[label].get_linestyle() == "--")
     if named:
-        columns = min(len(named), 4)
-        figure.legend(
-            named.values(), named.keys(), loc="outside lower center", ncols=columns, frameon=False
-        )
+        handles, columns = [named[label] for label in ordered], 3 if len(runs) > 1 else 5
+        figure.legend(handles, ordered, loc="outside lower center", ncols=columns, frameon=False)
 
 
 def _legend_of(axis: "Axes") -> tuple[list[Any], list[str]]:
@@ -83,10 +86,21 @@ def _label_axes(axes: list["Axes"], ns: list[int]) -> None:
         axis.xaxis.set_major_locator(FixedLocator(shown))
         axis.xaxis.set_minor_locator(NullLocator())
         axis.xaxis.set_major_formatter(lambda n, _: f"{n:.0f}")
-        axis.yaxis.set_major_formatter(PercentFormatter(1.0))
+        axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axis.set_xlabel("N (solutions for each problem)")
         axis.grid(axis="y", color="0.9", linewidth=0.8)
         axis.set_axisbelow(True)
         axis.xaxis.set_tick_params(labelbottom=True)
+        axis.set_ylim(*_accuracy_range(axis.get_ylim()))
+    for axis in axes[::PANELS_A_ROW]:
+        axis.set_ylabel("accuracy")
+
+
+def _accuracy_range(limits: tuple[float, float]) -> tuple[float, float]:
+    """The drawn range inside 0 to 1, and never so narrow that noise looks like a trend."""
+    low, high = max(0.0, limits[0]), min(1.02, limits[1])
+    middle = (low + high) / 2
+    return max(0.0, min(low, middle - 0.1)), min(1.02, max(high, middle + 0.1))
 
 
 def _draw_baseline(axis: "Axes", run: ReportedRun, place: int, several: bool) -> None:

@@ -96,15 +96,17 @@ def _recipe_policies(record: Row) -> list[str]:
 
 
 def _parameters(units: pa.Table, policy: str) -> float:
-    """A policy's size, solved from what its units cost: 2 FLOPs a parameter and token."""
+    """A policy's size, solved from what its units cost: 2 FLOPs a parameter and token, for
+    the policy and the PRM. 0 where the units do not tell."""
     rows = units.filter(pc.equal(units["policy"], policy))
     rows = rows.filter(pc.greater(rows["flops"], 0.0))
     if not len(rows):
         return 0.0
     written = pc.add(rows["generated_policy_tokens"], rows["computed_prefix_policy_tokens"])
     tokens = np.stack([written.to_numpy(), rows["computed_prm_tokens"].to_numpy()], axis=1)
-    solved, *_ = np.linalg.lstsq(tokens.astype(float), rows["flops"].to_numpy() / 2, rcond=None)
-    return float(np.round(solved[0]))
+    unknown = tokens[:, tokens.any(axis=0)].astype(np.float64)
+    solved, _, rank, _ = np.linalg.lstsq(unknown, rows["flops"].to_numpy() / 2, rcond=None)
+    return float(np.round(solved[0])) if rank == unknown.shape[1] else 0.0
 
 
 def baseline(run: ReportedRun) -> Point | None:

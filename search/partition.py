@@ -28,7 +28,10 @@ class WorkUnit:
 def partition(
     problem: Problem, config: SearchConfig, solutions_per_unit: int
 ) -> Iterator[WorkUnit]:
-    """Units of at most `solutions_per_unit` solutions; strategies that do not split are one unit."""
+    """Units of about `solutions_per_unit` solutions, in order.
+
+    A unit holds whole subtrees, at least one; a strategy that does not split is one unit.
+    """
     total = subtree_count(config.strategy, config.n, config.branching)
     size = max(1, solutions_per_unit * total // config.n)
     for first in range(0, total, size):

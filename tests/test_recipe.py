@@ -263,7 +263,8 @@ def test_the_same_task_with_the_same_seed_is_refused() -> None:
 
 def test_an_unknown_prm_family_is_refused() -> None:
     prm = {"model": "scripted", "engine": "fake", "family": "qwen2-math-prm"}
-    line = f"prm.family: unknown PRM family 'qwen2-math-prm': did you mean '{next(iter(PRM_FAMILIES))}'?"
+    known = next(iter(PRM_FAMILIES))
+    line = f"prm.family: unknown PRM family 'qwen2-math-prm': did you mean '{known}'?"
     assert refusal(fake_recipe(prm=prm)) == line
 
 

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from actors.engines.compute_thread import ComputeThread, Waiting
 from actors.engines.kv_store import NO_KEY, KVStore, Segment, path_key
-from actors.engines.loading import load_model, load_tokenizer, render_prompt
+from actors.engines.loading import decode, load_model, load_tokenizer, render_prompt
 from actors.engines.rows import Rows
 from actors.engines.sampling import sample_tokens
 from actors.spec import ModelFacts, ModelSpec
@@ -181,10 +181,10 @@ class TransformersPolicy:
         item = row.request.item
         if row.pending in self._eos:
             return StopReason.EOS
-        if row.pending in self._tokens_touching(item.sampling.delimiter):
-            text = self._tokenizer.decode(row.tokens)
-            if item.sampling.delimiter in text:
-                return StopReason.DELIMITER
+        delimiter = item.sampling.delimiter
+        touching = row.pending in self._tokens_touching(delimiter)
+        if touching and delimiter in decode(self._tokenizer, row.tokens):
+            return StopReason.DELIMITER
         if len(row.tokens) >= item.max_tokens or self._context_is_full(row):
             return StopReason.LENGTH
         return None
@@ -206,7 +206,7 @@ class TransformersPolicy:
         request, packed = row.request, pack_ids(row.tokens)
         if reason is not StopReason.EOS:
             self._keep_states(place, request, packed, len(row.tokens), row.start)
-        text = self._tokenizer.decode(row.tokens, skip_special_tokens=True)
+        text = decode(self._tokenizer, row.tokens)
         request.completions[row.child] = Completion(text, packed, row.logprob, reason)
         if len(request.completions) == request.item.n:
             request.waiting.resolve(self._expansion(request))

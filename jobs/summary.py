@@ -1,0 +1,45 @@
+"""What a run prints when it ends: accuracy at each N, and where everything is."""
+
+from rich.console import Console
+from rich.table import Table
+
+from jobs.curves import Point
+from jobs.driver import RunOutcome
+from jobs.report import ReportFiles
+from jobs.reported_run import Choice, ReportedRun, baseline, read_run
+from search.rewards import Reduction
+from search.votes import Vote
+
+SHOWN = Choice(Reduction.LAST, Vote.WEIGHTED)
+
+
+def print_summary(outcome: RunOutcome, files: ReportFiles, console: Console) -> None:
+    """A table of accuracy in per cent, the paths, and what failed."""
+    run = read_run(outcome.folder)
+    console.print(accuracy_table(run))
+    single = baseline(run)
+    if single:
+        console.print(f"single sample of {single.policy}: {single.expected_correct:.1%}")
+    for label, path in (("run", outcome.folder), ("report", files.markdown), ("curve", files.png)):
+        console.print(f"{label:7}{path}", soft_wrap=True, highlight=False)
+    if outcome.failed_units or outcome.bad_problems:
+        console.print(
+            f"incomplete: {outcome.failed_units} work units failed and {outcome.bad_problems} "
+            "problems were left out; the report and the tables units and problems say why"
+        )
+
+
+def accuracy_table(run: ReportedRun) -> Table:
+    """A row for each policy and strategy, a column for each N."""
+    points = [point for point in run.points if SHOWN.shows(point)]
+    sizes = sorted({point.n for point in points})
+    title = f"accuracy in % at N ({SHOWN.reduction}, {SHOWN.vote})"
+    table = Table("policy", "strategy", *map(str, sizes), title=title)
+    for line in dict.fromkeys((point.policy, point.strategy) for point in points):
+        by_size = {p.n: p for p in points if (p.policy, p.strategy) == line}
+        table.add_row(*line, *(_cell(by_size.get(size)) for size in sizes))
+    return table
+
+
+def _cell(point: Point | None) -> str:
+    return f"{100 * point.expected_correct:.1f}" if point else ""

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from actors.client import RemotePolicy, RemotePRM
-from search.errors import ClusterError
+from search.errors import ClusterError, first_cause
 from search.partition import WorkUnit, run_unit
 from search.rows import node_table, search_columns, solution_table, unit_costs
 from search.schemas import NODES, SOLUTIONS, UNITS
@@ -85,7 +85,7 @@ async def _outcome(task: Any, unit: WorkUnit, site: Site) -> UnitTables:
         ray.cancel(reference)
         raise
     except ray.exceptions.RayError as error:
-        return failed_unit(unit, site, ClusterError(f"the task was lost: {_leaf(error)}"), 0.0)
+        return failed_unit(unit, site, ClusterError(f"the task was lost: {_cause(error)}"), 0.0)
 
 
 @lru_cache(maxsize=1)
@@ -102,7 +102,7 @@ def work_unit_task(unit: WorkUnit, site: Site) -> UnitTables:
     try:
         return asyncio.run(_search(unit, site, started))
     except Exception as error:
-        return failed_unit(unit, site, _leaf(error), time.perf_counter() - started)
+        return failed_unit(unit, site, _cause(error), time.perf_counter() - started)
 
 
 async def _search(unit: WorkUnit, site: Site, started: float) -> UnitTables:
@@ -146,18 +146,22 @@ def _unit_row(unit: WorkUnit, site: Site, seconds: float, columns: dict[str, Any
 
 
 def _place() -> dict[str, Any]:
-    """Which machine ran the unit, and at which attempt."""
+    """Which machine ran the unit. Attempts are the driver's; Ray's own restarts are not seen."""
     import ray
 
     if not ray.is_initialized():
-        return {"attempts": 1, "node_ip": ""}
-    return {"attempts": 1, "node_ip": ray.util.get_node_ip_address()}
+        return {"attempts": 1}
+    context = ray.get_runtime_context()
+    return {
+        "attempts": 1,
+        "node_ip": ray.util.get_node_ip_address(),
+        "ray_node_id": context.get_node_id(),
+    }
 
 
-def _leaf(error: BaseException) -> BaseException:
-    """The first real error inside the groups that task groups raise."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
+def _cause(error: BaseException) -> BaseException:
+    """The error to report: out of its groups, and a time limit by its name in the recipe."""
+    error = first_cause(error)
     if isinstance(error, TimeoutError) and not str(error):
         return TimeoutError("the work unit ran longer than work.unit_timeout_s")
     return error

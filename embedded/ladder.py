@@ -53,12 +53,12 @@ class Member:
 LADDER = {
     member.name: member
     for member in (
-        Member("policy-0.1m", Shape(64, 2, 128, 2, 1), Training(10_000, 64, 5e-3, 600_000, 1)),
+        Member("policy-0.1m", Shape(64, 2, 128, 2, 1), Training(6_000, 64, 5e-3, 400_000, 1)),
         Member("policy-0.6m", Shape(128, 3, 320, 4, 2), Training(6_000, 48, 2.5e-3, 300_000, 2)),
-        Member("policy-3m", Shape(256, 4, 704, 8, 4), Training(4_000, 24, 1.2e-3, 150_000, 3)),
+        Member("policy-3m", Shape(256, 4, 704, 8, 4), Training(2_800, 24, 1.2e-3, 120_000, 3)),
     )
 }
-PRM = Member("prm-0.6m", LADDER["policy-0.6m"].shape, Training(3_000, 48, 1e-3, 90_000, 4))
+PRM = Member("prm-0.6m", LADDER["policy-0.6m"].shape, Training(2_000, 48, 1e-3, 50_000, 4))
 # The PRM starts from this policy's weights, and learns from what these policies write.
 PRM_STARTS_FROM = LADDER["policy-0.6m"]
 PRM_SEES = (LADDER["policy-0.1m"], LADDER["policy-0.6m"])

@@ -1,7 +1,7 @@
 """What the PRM learns from: solutions with a right-or-wrong label for every step.
 
-Two thirds are sampled from the policies, so that it sees the mistakes it will have to find;
-one third are worked solutions in which one number is changed and the rest follows from it.
+A fifth comes from each policy, so that it sees the mistakes it will have to find; the rest are
+worked solutions in which one number is changed and the rest follows from it.
 A label looks at the worked derivation of a *training* problem; at search time there is none.
 """
 
@@ -30,14 +30,13 @@ LabelledSolution = tuple[WorkedProblem, list[str], list[bool]]
 def labelled_solutions(
     folders: list[Path], count: int, stream: int, seed: int
 ) -> Iterator[LabelledSolution]:
-    """About `count` solutions: equal parts from each policy, and as many with a changed number."""
-    part = count // (len(folders) + 1)
-    problems = training_problems(part * (len(folders) + 1) + 100, stream)
+    """`count` solutions: a fifth from each policy, the others with a changed number."""
+    problems, part = training_problems(count, stream), count // 5
     torch.manual_seed(seed)
     for place, folder in enumerate(folders):
         yield from _sampled(folder, problems[place * part : (place + 1) * part])
     draw = random.Random(seed)
-    for problem in problems[len(folders) * part : (len(folders) + 1) * part]:
+    for problem in problems[len(folders) * part :]:
         steps = changed_solution(problem, draw)
         yield problem, steps, step_labels(steps, problem)
 

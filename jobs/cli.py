@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
-from search.errors import BranchwiseError
+from search.errors import BranchwiseError, first_cause
 
 EXIT_REFUSED = 2
 EXIT_PARTIAL = 1
+EXIT_INTERRUPTED = 130
 
 app = typer.Typer(
     help="Test-time search for language models on Ray.",
@@ -88,8 +89,11 @@ def main() -> None:
     logging.getLogger("branchwise").setLevel(logging.INFO)
     try:
         app()
-    except BranchwiseError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(EXIT_REFUSED)
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(EXIT_INTERRUPTED)
+    except Exception as error:
+        cause = first_cause(error)
+        if not isinstance(cause, BranchwiseError):
+            raise
+        print(f"error: {cause}", file=sys.stderr)
+        sys.exit(EXIT_REFUSED)

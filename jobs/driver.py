@@ -17,6 +17,7 @@ from actors.spec import ModelFacts, ModelSpec
 from cluster.connect import connected
 from cluster.deploy import check_capacity, deployed
 from cluster.fanout import Site, UnitTables, run_units
+from jobs.commits import Commits
 from jobs.curves import answers_table
 from jobs.data import BadProblem, load_problems
 from jobs.grading import Graders
@@ -56,6 +57,7 @@ async def _run(recipe: Recipe, address: str | None, console: Console) -> RunOutc
             writer.add("problems", problems_table(problems, bad))
             failed = await _search_all(recipe, address, problems, writer, graders, console)
     _write_answers(writer.folder, problems, recipe.seed)
+    writer.finish()
     return RunOutcome(writer.folder, failed, len(bad))
 
 
@@ -90,24 +92,19 @@ async def _search(
     console: Console,
 ) -> int:
     """One policy's searches over all problems: fan out, grade, commit."""
-    by_id = {problem.problem_id: problem for problem in problems}
     units_by_problem = {p.problem_id: len(list(plan([p], recipe))) for p in problems}
+    commits = Commits(writer, graders, units_by_problem)
     slots = asyncio.Semaphore(2 * recipe.work.grading_processes)
 
     async def commit(done: UnitTables) -> None:
-        problem = by_id[done.unit.problem.problem_id]
-        solutions = await graded(done.solutions, problem, graders)
-        writer.add("nodes", done.nodes)
-        writer.add("solutions", solutions)
-        writer.add("units", done.units)
-        progress.update(done.units, solutions)
+        progress.update(done.units, await commits.take(done))
         slots.release()
 
     with ProgressDisplay(site.policy_name, units_by_problem, console) as progress:
-        async with asyncio.TaskGroup() as commits:
+        async with asyncio.TaskGroup() as tasks:
             async for done in run_units(plan(problems, recipe), site, units_in_flight(recipe)):
                 await slots.acquire()
-                commits.create_task(commit(done))
+                tasks.create_task(commit(done))
     return progress.tally.failed
 
 
@@ -124,21 +121,6 @@ def units_in_flight(recipe: Recipe) -> int:
         return recipe.work.units_in_flight
     room = max(policy.replicas * policy.max_batch for policy in recipe.policies)
     return max(2, -(-2 * room // recipe.work.solutions_per_unit))
-
-
-async def graded(solutions: pa.Table, problem: Problem, graders: Graders) -> pa.Table:
-    """The solutions with verdict, answer class and the task's own score filled in."""
-    judgements = await graders.judge(problem, solutions["answer"].to_pylist())
-    columns = {
-        "answer_class": [judgement.answer_class for judgement in judgements],
-        "verdict": [str(judgement.verdict) for judgement in judgements],
-        "task_score": [judgement.task_score for judgement in judgements],
-    }
-    for name, values in columns.items():
-        place = solutions.schema.get_field_index(name)
-        field = solutions.schema.field(name)
-        solutions = solutions.set_column(place, field, pa.array(values, field.type))
-    return solutions
 
 
 async def _split_gradable(

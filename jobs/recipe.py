@@ -48,9 +48,20 @@ def parse_recipe(document: object) -> Recipe:
         recipe = Recipe.model_validate(document)
     except ValidationError as error:
         # A misspelt key is the cause of the missing one beside it, so it is reported first.
-        details = sorted(error.errors(), key=lambda detail: detail["type"] != "extra_forbidden")
+        details = sorted(_own(error.errors()), key=lambda d: d["type"] != "extra_forbidden")
         raise _refusal([_explain(detail) for detail in details]) from None
     return resolve(recipe)
+
+
+def _own(details: list[ErrorDetails]) -> list[ErrorDetails]:
+    """Without the complaint that a list is too short because its items were refused."""
+    places = [detail["loc"] for detail in details]
+    return [
+        detail
+        for detail in details
+        if detail["type"] != "too_short"
+        or not any(place[: len(detail["loc"])] == detail["loc"] != place for place in places)
+    ]
 
 
 def resolve(recipe: Recipe) -> Recipe:

@@ -87,7 +87,7 @@ def _read_grades(folder: Path) -> pa.Table:
     try:
         return pq.read_table(path, columns=["verdict", "task_score"])
     except (OSError, pa.ArrowException) as error:
-        raise StorageError(f"cannot read {path}: {error}") from error
+        raise StorageError(f"cannot read {path}: {' '.join(str(error).split())}") from error
 
 
 def _recipe_policies(record: Row) -> list[str]:

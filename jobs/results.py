@@ -4,8 +4,10 @@ Invariant: a table in a run folder has its schema from `search.schemas`; `run.js
 when the run starts and again when it ends, so a folder always says what it belongs to.
 """
 
+import contextlib
 import json
 import subprocess
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -17,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from search.errors import StorageError
-from search.schemas import SCHEMA_VERSION, TABLES
+from search.schemas import SCHEMA_VERSION, TABLES, VERSION_KEY
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RECORDED_LIBRARIES = ("branchwise", "ray", "torch", "transformers", "pyarrow", "math-verify")
@@ -64,24 +66,22 @@ class RunWriter:
         self._writers: dict[str, pq.ParquetWriter] = {}
 
     def __enter__(self) -> Self:
-        try:
+        with _writing(self.folder):
             self.folder.mkdir(parents=True)
             self._write_record(self._record)
             for name in STREAMED:
                 path = self.folder / f"{name}.parquet"
                 self._writers[name] = pq.ParquetWriter(path, TABLES[name], compression="zstd")
-        except OSError as error:
-            raise StorageError(f"cannot write the run folder {self.folder}: {error}") from error
         return self
 
     def add(self, name: str, rows: pa.Table) -> None:
         """Appends rows to a table; raises StorageError if they do not have its schema."""
-        if not rows.schema.equals(TABLES[name]):
-            raise StorageError(f"rows for the table {name!r} do not have its columns")
+        _check_columns(name, rows)
         waiting = self._waiting[name]
         waiting.append(rows)
         if sum(table.num_rows for table in waiting) >= ROWS_A_GROUP:
-            self._flush(name)
+            with _writing(self.folder):
+                self._flush(name)
 
     def __exit__(
         self,
@@ -89,10 +89,16 @@ class RunWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for name, writer in self._writers.items():
-            self._flush(name)
-            writer.close()
-        if error is None:
+        # A table that cannot be finished must not keep the others from being closed.
+        with contextlib.ExitStack() as closing:
+            for name, writer in self._writers.items():
+                closing.enter_context(_writing(self.folder))
+                closing.callback(writer.close)
+                closing.callback(self._flush, name)
+
+    def finish(self) -> None:
+        """Notes that everything that belongs to the run has been written."""
+        with _writing(self.folder):
             finished = datetime.now(UTC).isoformat(timespec="seconds")
             self._write_record(self._record, finished_at=finished)
 
@@ -106,9 +112,29 @@ class RunWriter:
         (self.folder / "run.json").write_text(text + "\n")
 
 
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Names the border that a failed write crossed."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"cannot write the run folder {folder}: {_one_line(error)}") from error
+
+
 def write_table(folder: Path, name: str, table: pa.Table) -> None:
-    """Writes one whole table of a run folder."""
-    pq.write_table(table.cast(TABLES[name]), folder / f"{name}.parquet", compression="zstd")
+    """Writes one whole table of a run folder; raises StorageError."""
+    _check_columns(name, table)
+    with _writing(folder):
+        pq.write_table(table, folder / f"{name}.parquet", compression="zstd")
+
+
+def _check_columns(name: str, rows: pa.Table) -> None:
+    if not rows.schema.equals(TABLES[name]):
+        raise StorageError(f"rows for the table {name!r} do not have its columns")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,21 +158,29 @@ def load_run(path: str | Path) -> Run:
 def load_record(folder: Path) -> dict[str, Any]:
     """What run.json says."""
     try:
-        record: dict[str, Any] = json.loads((folder / "run.json").read_text())
-    except (OSError, ValueError) as error:
-        raise StorageError(f"{folder} is not a run folder: no readable run.json there") from error
+        record = json.loads((folder / "run.json").read_text())
+    except (OSError, ValueError):
+        record = None
+    if not isinstance(record, dict):
+        raise StorageError(f"{folder} is not a run folder: no readable run.json there")
     return record
 
 
 def load_table(folder: Path, name: str) -> pa.Table:
-    """One table of a run, checked against its schema."""
+    """One table of a run, checked against its schema and version."""
     path = folder / f"{name}.parquet"
     try:
         table = pq.read_table(path)
+    except FileNotFoundError:
+        raise StorageError(f"cannot read {path}: it is not there") from None
     except (OSError, pa.ArrowException) as error:
-        raise StorageError(f"cannot read {path}: {error}") from error
+        raise StorageError(f"cannot read {path}: {_one_line(error)}") from error
     if not table.schema.equals(TABLES[name]):
         raise StorageError(f"{path} does not have the columns of schema {SCHEMA_VERSION}")
+    version = (table.schema.metadata or {}).get(VERSION_KEY, b"none").decode()
+    if version != SCHEMA_VERSION:
+        message = f"{path} has schema version {version}"
+        raise StorageError(f"{message}: this Branchwise reads version {SCHEMA_VERSION}")
     return table
 
 

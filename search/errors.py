@@ -26,3 +26,10 @@ class StorageError(BranchwiseError):
 
 class ClusterError(BranchwiseError):
     """The Ray cluster or a Serve deployment did not do what was asked."""
+
+
+def first_cause(error: BaseException) -> BaseException:
+    """The first real error inside the groups that task groups raise."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

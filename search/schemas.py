@@ -7,7 +7,8 @@ carry `SCHEMA_VERSION` in their metadata.
 import pyarrow as pa
 
 SCHEMA_VERSION = "1"
-_VERSIONED = {b"branchwise.schema_version": SCHEMA_VERSION.encode()}
+VERSION_KEY = b"branchwise.schema_version"
+_VERSIONED = {VERSION_KEY: SCHEMA_VERSION.encode()}
 
 
 def _schema(*fields: tuple[str, pa.DataType]) -> pa.Schema:
@@ -81,6 +82,7 @@ UNITS = _schema(
     ("error", pa.string()),
     ("attempts", pa.int32()),
     ("node_ip", pa.string()),
+    ("ray_node_id", pa.string()),
     ("policy_replica", pa.string()),
     ("prm_replica", pa.string()),
     ("seconds", pa.float64()),

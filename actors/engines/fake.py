@@ -1,20 +1,34 @@
-"""Scripted engines without a model: seeded, deterministic, with latency on request.
+"""Engines without a model: seeded, deterministic, with latency and faults on request.
 
-Used by tests, by benchmarks of everything but the engine, and for planning. The recipe's
-`options` are those of `search.scripted.SeededPolicy` and `SeededPRM`.
+Used by tests, by benchmarks of everything but the engine, and for planning. A recipe's
+`options` are those of `search.scripted.SeededPolicy` and `SeededPRM`, and the faults below.
 """
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
 
 from actors.spec import ModelFacts, ModelSpec
 from actors.wire import ExpandItem, ScoreItem
+from search.errors import RecipeError
 from search.protocols import Expansion, Score
 from search.scripted import SeededPolicy, SeededPRM
+from search.seeds import derive_seed
+
+_DRAWS = 1_000_000
 
 
 class FakePolicy:
-    """A policy that writes right or wrong steps at random, from the seed it is given."""
+    """Writes right or wrong steps at random, from the seed it is given.
+
+    `empty_share`: the share of calls, chosen by seed, that return nothing at all.
+    """
 
     def __init__(self, spec: ModelSpec) -> None:
-        self._policy = SeededPolicy(**spec.options)
+        options = dict(spec.options)
+        self._empty_share = float(options.pop("empty_share", 0.0))
+        self._policy = _built(SeededPolicy, options, "policy")
 
     def facts(self) -> ModelFacts:
         return ModelFacts(parameters=0, device="none")
@@ -23,16 +37,24 @@ class FakePolicy:
         """Nothing here can break."""
 
     async def expand(self, item: ExpandItem) -> Expansion:
-        return await self._policy.expand(
+        found: Expansion = await self._policy.expand(
             item.path, item.n, item.sampling, item.max_tokens, item.seed
         )
+        if _chosen(self._empty_share, item.seed):
+            return dataclasses.replace(found, completions=())
+        return found
 
 
 class FakePRM:
-    """A PRM whose rewards are noisy truth about the fake policy's steps."""
+    """Rewards are noisy truth about the fake policy's steps.
+
+    `nan_share`: the share of steps, chosen by their text, whose reward is not a number.
+    """
 
     def __init__(self, spec: ModelSpec) -> None:
-        self._prm = SeededPRM(**spec.options)
+        options = dict(spec.options)
+        self._nan_share = float(options.pop("nan_share", 0.0))
+        self._prm = _built(SeededPRM, options, "prm")
 
     def facts(self) -> ModelFacts:
         return ModelFacts(parameters=0, device="none")
@@ -41,5 +63,19 @@ class FakePRM:
         """Nothing here can break."""
 
     async def score(self, item: ScoreItem) -> Score:
-        [score] = await self._prm.score([item.path])
-        return score
+        scores: list[Score] = await self._prm.score([item.path])
+        if _chosen(self._nan_share, *item.path.steps):
+            return dataclasses.replace(scores[0], reward=math.nan)
+        return scores[0]
+
+
+def _built(kind: type[Any], options: Mapping[str, Any], role: str) -> Any:
+    try:
+        return kind(**options)
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"the fake {role} does not take these options: {error}") from error
+
+
+def _chosen(share: float, *parts: str | int) -> bool:
+    """Whether a call falls into a share of all calls, by what it is about."""
+    return share > 0 and derive_seed(*parts) % _DRAWS < share * _DRAWS

@@ -1,0 +1,133 @@
+"""What the orchestration costs: node expansions a second with engines that cost nothing.
+
+`python -m benchmarks.overhead`: the whole path (driver, Ray tasks, Serve replicas, tables), the
+same searches without Ray (strategies and fake engines in one process), and Serve alone with
+batches of several sizes. Zero-latency fake engines on both sides.
+"""
+
+import asyncio
+import logging
+import statistics
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+
+from actors.client import RemotePolicy
+from actors.spec import ModelSpec
+from cluster.connect import connected
+from cluster.deploy import deployed
+from cluster.fanout import Site, run_units
+from search.config import Limits, SearchConfig
+from search.partition import WorkUnit, partition, run_unit
+from search.problem import Problem
+from search.protocols import PolicyPath, Sampling
+from search.rewards import Reduction
+from search.scripted import SeededPolicy, SeededPRM
+from search.strategies import keep_count
+
+REPETITIONS = 5
+PROBLEMS = 16
+UNITS_IN_FLIGHT = 4
+SOLUTIONS_PER_UNIT = 64
+SEARCHES = (("best_of_n", 64, 1), ("beam", 64, 4), ("dvts", 64, 4))
+BATCHES = (1, 16, 256)
+LIMITS = Limits(max_steps=12, max_step_tokens=64, max_solution_tokens=600)
+FAKE = ModelSpec("fake", "fake", "fake", "float64")
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Expansions a second, one number a repetition; an expansion is one sampled step."""
+
+    label: str
+    per_second: list[float]
+
+    def row(self) -> tuple[str, ...]:
+        middle = statistics.median(self.per_second)
+        low, high = min(self.per_second), max(self.per_second)
+        spread = f"{low:,.0f} to {high:,.0f}"
+        return self.label, f"{middle:,.0f}", spread, f"{1000 / middle:.3f}"
+
+
+def main() -> None:
+    logging.getLogger("branchwise").setLevel(logging.WARNING)
+    table = Table("path", "expansions/s (median)", "spread", "ms each", title="overhead")
+    for rates in asyncio.run(_measure()):
+        table.add_row(*rates.row())
+    Console().print(table)
+
+
+async def _measure() -> list[Rates]:
+    found = [await _repeated(f"no Ray: {name}", _in_process(name)) for name, _, _ in SEARCHES]
+    with connected(None):
+        async with deployed("prm", FAKE), deployed("policy", FAKE):
+            for name, _, _ in SEARCHES:
+                found.append(await _repeated(f"whole path: {name}", _through_ray(name)))
+            for batch in BATCHES:
+                found.append(await _repeated(f"Serve alone, batch {batch}", _calls(batch)))
+    return found
+
+
+async def _repeated(label: str, measure: Callable[[], Awaitable[tuple[int, float]]]) -> Rates:
+    """The first repetition warms processes and handles up and does not count."""
+    await measure()
+    rates = []
+    for _ in range(REPETITIONS):
+        expansions, seconds = await measure()
+        rates.append(expansions / seconds)
+    return Rates(label, rates)
+
+
+def _units(name: str) -> Iterator[WorkUnit]:
+    [(n, branching)] = [(n, m) for search, n, m in SEARCHES if search == name]
+    keep = keep_count(name, n, branching)
+    config = SearchConfig(name, n, branching, keep, Reduction.LAST, 1, LIMITS)
+    for place in range(PROBLEMS):
+        yield from partition(Problem(f"p{place}", "1 + 1 =", "2"), config, SOLUTIONS_PER_UNIT)
+
+
+def _in_process(name: str) -> Callable[[], Awaitable[tuple[int, float]]]:
+    async def measure() -> tuple[int, float]:
+        started, expansions = time.perf_counter(), 0
+        for unit in _units(name):
+            growth = await run_unit(unit, SeededPolicy(), SeededPRM())
+            expansions += growth.budget.generations
+        return expansions, time.perf_counter() - started
+
+    return measure
+
+
+def _through_ray(name: str) -> Callable[[], Awaitable[tuple[int, float]]]:
+    async def measure() -> tuple[int, float]:
+        site = Site("fake", "policy", "prm", 0, 0, unit_timeout_s=600)
+        started, expansions = time.perf_counter(), 0
+        async for done in run_units(_units(name), site, UNITS_IN_FLIGHT):
+            expansions += done.units["generations"][0].as_py()
+        return expansions, time.perf_counter() - started
+
+    return measure
+
+
+def _calls(batch: int) -> Callable[[], Awaitable[tuple[int, float]]]:
+    """One client that sends its next batch when the last one is answered."""
+
+    async def measure() -> tuple[int, float]:
+        from ray import serve
+
+        handle = serve.get_app_handle("policy").options(stream=True, session_id="bench")
+        policy, path = RemotePolicy(handle.expand_batch), PolicyPath("1 + 1 =", b"")
+        started, calls = time.perf_counter(), max(1, 512 // batch)
+        for _ in range(calls):
+            async with asyncio.TaskGroup() as tasks:
+                for seed in range(batch):
+                    tasks.create_task(policy.expand(path, 1, Sampling(), 64, seed))
+        return calls * batch, time.perf_counter() - started
+
+    return measure
+
+
+if __name__ == "__main__":
+    main()

@@ -10,9 +10,13 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
+import stamina
+
 from actors.wire import ExpandItem, Failure, ScoreItem
 from search.errors import BranchwiseError, ClusterError, PolicyError, PRMError
 from search.protocols import Expansion, PolicyPath, PRMPath, Sampling, Score
+
+ATTEMPTS = 5
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -41,23 +45,45 @@ class BatchingCaller(Generic[Item, Result]):
         call = asyncio.create_task(self._exchange(batch))
         self._calls.add(call)
         call.add_done_callback(self._calls.discard)
+        for _, future in batch:
+            future.add_done_callback(lambda _: _cancel_if_unwanted(call, batch))
 
     async def _exchange(self, batch: list[tuple[Item, "asyncio.Future[Result]"]]) -> None:
         try:
-            async for reply in self._method.remote([item for item, _ in batch]):
-                for place, result in reply:
-                    _settle(batch[place][1], result)
+            async for attempt in stamina.retry_context(_replica_was_lost, attempts=ATTEMPTS):
+                with attempt:
+                    await self._stream([entry for entry in batch if not entry[1].done()])
         except Exception as error:
             self._fail(batch, error)
         self._fail(batch, ClusterError("the replica ended a batch before all of it was answered"))
+
+    async def _stream(self, batch: list[tuple[Item, "asyncio.Future[Result]"]]) -> None:
+        async for reply in self._method.remote([item for item, _ in batch]):
+            for place, result in reply:
+                _settle(batch[place][1], result)
 
     def _fail(self, batch: list[tuple[Item, "asyncio.Future[Result]"]], error: Exception) -> None:
         """Settles what is still open, under the name of the border that the call crossed."""
         named = error
         if not isinstance(error, BranchwiseError):
-            named = self._border(f"the replica failed: {_first_line(error)}")
+            named = self._border(f"the replica failed: {_last_line(error)}")
         for _, future in batch:
             _settle(future, Failure(named))
+
+
+def _cancel_if_unwanted(
+    call: "asyncio.Task[None]", batch: list[tuple[Item, "asyncio.Future[Result]"]]
+) -> None:
+    """Ends a call whose callers have all gone, so that the engine stops working for it."""
+    if all(future.done() for _, future in batch) and any(f.cancelled() for _, f in batch):
+        call.cancel()
+
+
+def _replica_was_lost(error: Exception) -> bool:
+    """Another replica can answer instead: the seeds make it the same answer."""
+    from ray.exceptions import RayActorError
+
+    return isinstance(error, RayActorError)
 
 
 def _settle(future: "asyncio.Future[Any]", result: Any) -> None:
@@ -69,7 +95,7 @@ def _settle(future: "asyncio.Future[Any]", result: Any) -> None:
         future.set_result(result)
 
 
-def _first_line(error: Exception) -> str:
+def _last_line(error: Exception) -> str:
     """The last line of Ray's multi-line errors names the cause."""
     lines = [line for line in str(error).strip().splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[-1].strip()}" if lines else type(error).__name__

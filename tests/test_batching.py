@@ -91,9 +91,6 @@ async def call_all(
         return await asyncio.gather(*map(caller.call, items), return_exceptions=True)
 
 
-# answer_as_finished
-
-
 @pytest.mark.unit
 def test_every_item_is_answered_once_under_its_place() -> None:
     assert sorted(asyncio.run(answers("abcde", echo))) == list(enumerate("abcde"))
@@ -156,9 +153,6 @@ def test_items_still_running_are_cancelled_when_the_caller_goes(how: str) -> Non
         return gates.cancelled
 
     assert asyncio.run(run()) == ["a", "c"]
-
-
-# BatchingCaller
 
 
 @pytest.mark.unit
@@ -258,9 +252,6 @@ def test_a_batch_that_nobody_waits_for_any_more_is_cancelled() -> None:
     assert asyncio.run(run()) == ["a", "b"]
 
 
-# RemotePolicy and RemotePRM
-
-
 @pytest.mark.unit
 def test_the_remote_policy_sends_what_it_was_asked() -> None:
     async def describe(item: Any) -> Expansion:
@@ -299,9 +290,6 @@ def test_a_prm_path_that_fails_is_a_prm_error() -> None:
     with pytest.raises((PRMError, ExceptionGroup)) as caught:
         asyncio.run(RemotePRM(computing(refuse)).score([PRMPath("p", ("a",))]))
     assert isinstance(first_cause(caught.value), PRMError)
-
-
-# ComputeThread
 
 
 def doubling() -> ComputeThread[int, int]:

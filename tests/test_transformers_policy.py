@@ -339,8 +339,7 @@ def test_a_path_that_fills_the_context_is_refused_and_others_go_on(
 def test_a_problem_that_is_no_text_fails_alone(policy_folder: Path) -> None:
     engine = engine_of(policy_folder)
     bad, good = asyncio.run(expand_all(engine, [item_of(problem="\ud800"), item_of()]))
-    assert isinstance(bad, PolicyError)
-    assert isinstance(good, Expansion)
+    assert (type(bad), type(good)) == (PolicyError, Expansion)
     engine.check_health()
 
 

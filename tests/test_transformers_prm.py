@@ -120,7 +120,7 @@ def token_bytes(engine: TransformersPRM) -> int:
     """The size of one token's states."""
     config = engine._model.config
     head_size = config.hidden_size // config.num_attention_heads
-    return 2 * config.num_hidden_layers * config.num_key_value_heads * head_size * 8
+    return int(2 * config.num_hidden_layers * config.num_key_value_heads * head_size * 8)
 
 
 @pytest.mark.unit

@@ -75,6 +75,7 @@ class ComputeThread(Generic[Item, Result]):
         self._unsettled.add(waiting)
         self._incoming.put(waiting)
         try:
+            self.check_health()  # it may have broken before it could see this item
             return await waiting.future
         finally:
             waiting.cancelled = True

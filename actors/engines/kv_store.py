@@ -45,9 +45,14 @@ class KVStore:
         self._segments: OrderedDict[Key, Segment] = OrderedDict()
 
     def put(self, key: Key, segment: Segment) -> None:
-        """Keeps a segment; evicts the oldest ones beyond the capacity."""
+        """Keeps a segment; evicts the oldest ones beyond the capacity.
+
+        A segment that is there and whole stays; one that lost what came before it is replaced.
+        """
         if key in self._segments:
-            return
+            if self.chain(key) is not None:
+                return
+            self._held_bytes -= self._segments.pop(key).states.nbytes
         self._segments[key] = segment
         self._held_bytes += segment.states.nbytes
         while self._held_bytes > self._capacity_bytes and len(self._segments) > 1:

@@ -35,6 +35,15 @@ def decode(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
     return str(tokenizer.decode(ids, skip_special_tokens=True))
 
 
+def is_text(text: str) -> bool:
+    """Whether a tokenizer can take it: JSON can carry half a surrogate pair, UTF-8 cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def render_prompt(tokenizer: PreTrainedTokenizerBase, system_prompt: str, problem: str) -> str:
     """The chat template's text up to where the assistant begins to write."""
     system = [{"role": "system", "content": system_prompt}] if system_prompt else []

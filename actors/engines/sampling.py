@@ -4,6 +4,7 @@ Invariant: a row's token depends on its own logits, settings and number only. Ti
 equal probabilities go by token id.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -20,7 +21,9 @@ def sample_tokens(
     the likeliest token.
     """
     logits = logits.double()
-    temperatures = torch.tensor([s.temperature for s in samplings], device=logits.device)
+    temperatures = torch.tensor(
+        [s.temperature for s in samplings], dtype=torch.float64, device=logits.device
+    )
     draws = torch.tensor(uniforms, dtype=torch.float64, device=logits.device)
     probabilities = torch.softmax(logits / temperatures.clamp(min=1e-6)[:, None], dim=-1)
     if any(s.top_p < 1 for s in samplings):
@@ -35,7 +38,9 @@ def sample_tokens(
 
 def _keep_nucleus(probabilities: torch.Tensor, top_ps: Sequence[float]) -> torch.Tensor:
     """Zeroes what lies outside the smallest set of likeliest tokens that reaches top-p."""
-    limits = torch.tensor(top_ps, dtype=torch.float64, device=probabilities.device)
+    # A sum can reach 1 by rounding before the tail: 1 means all of it.
+    reach = [top_p if top_p < 1 else math.inf for top_p in top_ps]
+    limits = torch.tensor(reach, dtype=torch.float64, device=probabilities.device)
     ordered, places = probabilities.sort(dim=-1, descending=True, stable=True)
     outside = ordered.cumsum(dim=-1) - ordered >= limits[:, None]
     return probabilities.masked_fill(outside.gather(1, places.argsort(dim=-1)), 0.0)

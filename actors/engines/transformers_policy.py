@@ -15,7 +15,13 @@ from transformers import AutoModelForCausalLM
 
 from actors.engines.compute_thread import ComputeThread, Waiting
 from actors.engines.kv_store import NO_KEY, KVStore, Segment, path_key
-from actors.engines.loading import decode, load_model, load_tokenizer, render_prompt
+from actors.engines.loading import (
+    decode,
+    is_text,
+    load_model,
+    load_tokenizer,
+    render_prompt,
+)
 from actors.engines.rows import Rows
 from actors.engines.sampling import sample_tokens
 from actors.spec import ModelFacts, ModelSpec
@@ -27,6 +33,9 @@ from search.token_ids import pack_ids, unpack_ids
 
 KV_STORE_BYTES = 1 << 30
 PROMPTS_KEPT = 4096
+BROKEN_CHARACTER = "\ufffd"
+# Sums of log-probabilities differ in their last bits with the batch; tables should not.
+LOGPROB_DECIMALS = 9
 
 
 @dataclass(slots=True)
@@ -114,6 +123,10 @@ class TransformersPolicy:
 
     def _prepare(self, waiting: Waiting[ExpandItem, Expansion]) -> _Request:
         item = waiting.item
+        if not is_text(item.path.problem):
+            raise PolicyError("the problem is not valid Unicode text")
+        if item.n < 1 or item.max_tokens < 1:
+            raise PolicyError(f"cannot sample {item.n} steps of {item.max_tokens} tokens")
         prompt = self._prompt_ids(item.path.problem)
         prefix = prompt + unpack_ids(item.path.token_ids)
         longest = getattr(self._model.config, "max_position_embeddings", len(prefix))
@@ -194,11 +207,15 @@ class TransformersPolicy:
         return longest is not None and row.start + 1 + len(row.tokens) >= longest
 
     def _tokens_touching(self, delimiter: str) -> frozenset[int]:
-        """Tokens whose text shares a character with the delimiter: only they can complete it."""
+        """Tokens whose text shares a character with the delimiter: only they can complete it.
+
+        A token that is a piece of a character decodes to U+FFFD and may be part of any.
+        """
         tokens = self._delimiter_tokens.get(delimiter)
         if tokens is None:
             texts = self._tokenizer.batch_decode([[i] for i in range(len(self._tokenizer))])
-            tokens = frozenset(i for i, text in enumerate(texts) if set(text) & set(delimiter))
+            wanted = {*delimiter, BROKEN_CHARACTER}
+            tokens = frozenset(i for i, text in enumerate(texts) if wanted & set(text))
             self._delimiter_tokens[delimiter] = tokens
         return tokens
 
@@ -207,7 +224,9 @@ class TransformersPolicy:
         if reason is not StopReason.EOS:
             self._keep_states(place, request, packed, len(row.tokens), row.start)
         text = decode(self._tokenizer, row.tokens)
-        request.completions[row.child] = Completion(text, packed, row.logprob, reason)
+        request.completions[row.child] = Completion(
+            text, packed, round(row.logprob, LOGPROB_DECIMALS), reason
+        )
         if len(request.completions) == request.item.n:
             request.waiting.resolve(self._expansion(request))
 

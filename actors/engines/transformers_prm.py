@@ -11,7 +11,7 @@ import torch
 
 from actors.engines.compute_thread import ComputeThread, Waiting
 from actors.engines.kv_store import NO_KEY, KVStore, Segment, path_key
-from actors.engines.loading import load_model, load_tokenizer, render_prompt
+from actors.engines.loading import is_text, load_model, load_tokenizer, render_prompt
 from actors.engines.process_reward_model import Qwen2ForProcessRewardModel
 from actors.engines.rows import Rows
 from actors.prm_families import PRM_FAMILIES
@@ -77,7 +77,8 @@ class TransformersPRM:
 
     def _tick(self) -> None:
         """Scores everything that waits, level by level of what is missing."""
-        requests = [self._request(waiting) for waiting in self._thread.take_all(block=True)]
+        taken = self._thread.take_all(block=True)
+        requests = [self._request(waiting) for waiting in taken if not waiting.cancelled]
         live = [request for request in requests if request is not None]
         if len(self._rewards) > REWARDS_KEPT:
             self._rewards.clear()
@@ -91,14 +92,25 @@ class TransformersPRM:
 
     def _request(self, waiting: Waiting[ScoreItem, Score]) -> _Request | None:
         path = waiting.item.path
+        if not (is_text(path.problem) and all(map(is_text, path.steps))):
+            waiting.fail(PRMError("the problem or a step is not valid Unicode text"))
+            return None
         header = render_prompt(self._tokenizer, self._spec.system_prompt, path.problem)
-        texts = [header, *(step + self._family.separator for step in path.steps)]
+        texts = [header, *map(self._laid_out, path.steps)]
         pieces, before = [], NO_KEY
         for text in texts:
             key = path_key(before, text.encode())
             pieces.append(_Piece(key, before, self._ids(text)))
             before = key
         return self._fitting(_Request(waiting, pieces))
+
+    def _laid_out(self, step: str) -> str:
+        """A step and its separator; a separator that the policy wrote itself must not count.
+
+        Line ends before a step would join the header's last token, so they go.
+        """
+        separator = self._family.separator
+        return step.replace(separator, "").lstrip("\r\n") + separator
 
     def _fitting(self, request: _Request) -> _Request | None:
         tokens = sum(len(piece.tokens) for piece in request.pieces)
@@ -130,9 +142,16 @@ class TransformersPRM:
             place -= 1
         return request.pieces[place]
 
-    def _compute(self, pieces: list[_Piece]) -> None:
-        for piece in pieces:
-            self._rows.add(self._store.chain(piece.before) or [])
+    def _compute(self, wanted: list[_Piece]) -> None:
+        """Computes pieces after what the store still has before them; others wait a level."""
+        pieces = []
+        for piece in wanted:
+            chain = self._store.chain(piece.before)
+            if chain is not None:
+                self._rows.add(chain)
+                pieces.append(piece)
+        if not pieces:
+            return
         starts = list(self._rows.lengths)
         logits = self._rows.forward([list(piece.tokens) for piece in pieces])
         ends = torch.tensor([len(piece.tokens) - 1 for piece in pieces], device=logits.device)

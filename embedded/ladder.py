@@ -58,7 +58,9 @@ LADDER = {
         Member("policy-3m", Shape(256, 4, 704, 8, 4), Training(2_800, 24, 1.2e-3, 120_000, 3)),
     )
 }
-PRM = Member("prm-0.6m", LADDER["policy-0.6m"].shape, Training(2_000, 48, 1e-3, 50_000, 4))
-# The PRM starts from this policy's weights, and learns from what these policies write.
+# The PRM's first layers start from this policy's weights. What they expect to be written next is
+# only known at their top, so comparing it with what was written takes layers of its own above.
 PRM_STARTS_FROM = LADDER["policy-0.6m"]
+PRM = Member("prm-1m", Shape(128, 6, 320, 4, 2), Training(2_400, 24, 1e-3, 50_000, 4))
+# It learns from what these policies write.
 PRM_SEES = (LADDER["policy-0.1m"], LADDER["policy-0.6m"])

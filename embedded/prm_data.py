@@ -1,6 +1,6 @@
 """What the PRM learns from: solutions with a right-or-wrong label for every step.
 
-A fifth comes from each policy, so that it sees the mistakes it will have to find; the rest are
+A tenth comes from each policy, so that it sees the mistakes it will have to find; the rest are
 worked solutions in which one number is changed and the rest follows from it.
 A label looks at the worked derivation of a *training* problem; at search time there is none.
 """
@@ -30,8 +30,8 @@ LabelledSolution = tuple[WorkedProblem, list[str], list[bool]]
 def labelled_solutions(
     folders: list[Path], count: int, stream: int, seed: int
 ) -> Iterator[LabelledSolution]:
-    """`count` solutions: a fifth from each policy, the others with a changed number."""
-    problems, part = training_problems(count, stream), count // 5
+    """`count` solutions: a tenth from each policy, the others with a changed number."""
+    problems, part = training_problems(count, stream), count // 10
     torch.manual_seed(seed)
     for place, folder in enumerate(folders):
         yield from _sampled(folder, problems[place * part : (place + 1) * part])

@@ -190,7 +190,7 @@ class StepClassifier(torch.nn.Module):
 
 
 def train_prm(member: Member) -> None:
-    """Trains and saves the PRM, starting from the weights of a policy of the same shape."""
+    """Trains and saves the PRM; its first layers start from the weights of a policy."""
     torch.manual_seed(member.training.seed)
     tokenizer = AutoTokenizer.from_pretrained(PRM_STARTS_FROM.folder)
     tokenizer.save_pretrained(member.folder)
@@ -200,7 +200,7 @@ def train_prm(member: Member) -> None:
     config.architectures, config.num_labels = ["Qwen2ForProcessRewardModel"], 2
     prm = Qwen2ForProcessRewardModel(config)
     policy = Qwen2ForCausalLM.from_pretrained(PRM_STARTS_FROM.folder)
-    prm.model.load_state_dict(policy.model.state_dict())
+    prm.model.load_state_dict(policy.model.state_dict(), strict=False)
     optimise(StepClassifier(prm), examples, member)
     prm.save_pretrained(member.folder)
 

@@ -68,9 +68,9 @@ def pad_examples(rows: list[tuple[list[int], list[int]]]) -> Examples:
     return Examples(ids, labels)
 
 
-def policy_examples(tokenizer: PreTrainedTokenizerBase, training: Training) -> Examples:
+def policy_examples(tokenizer: PreTrainedTokenizerBase, training: Training, seed: int) -> Examples:
     """Worked training problems in the chat layout the policy is prompted with."""
-    problems = training_problems(training.examples, stream=training.seed)
+    problems = training_problems(training.examples, stream=seed)
     chats = [[{"role": "user", "content": p.question}] for p in problems]
     prompts = [
         tokenizer.apply_chat_template(c, add_generation_prompt=True, tokenize=False) for c in chats
@@ -108,10 +108,10 @@ def learning_rate(step: int, training: Training) -> float:
 
 
 def draw_batches(
-    examples: Examples, training: Training
+    examples: Examples, training: Training, seed: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """`training.steps` seeded batches; rows of like length share a batch, so little is padding."""
-    draw = np.random.default_rng(training.seed)
+    draw = np.random.default_rng(seed)
     lengths = (examples.ids != 0).sum(axis=1)
     done = 0
     while True:
@@ -128,18 +128,19 @@ def train_policy(member: Member) -> None:
     """Trains and saves one policy of the ladder."""
     torch.manual_seed(member.training.seed)
     tokenizer = train_tokenizer(member.folder)
-    examples = policy_examples(tokenizer, member.training)
     model = Qwen2ForCausalLM(qwen2_config(member.shape, tokenizer))
     log.info("%s: %d parameters", member.name, model.num_parameters())
-    optimise(model, examples, member)
+    for cycle in range(member.training.cycles):
+        seed = member.training.cycle_seed(cycle)
+        optimise(model, policy_examples(tokenizer, member.training, seed), member, seed)
     model.save_pretrained(member.folder)
 
 
-def optimise(model: torch.nn.Module, examples: Examples, member: Member) -> None:
+def optimise(model: torch.nn.Module, examples: Examples, member: Member, seed: int) -> None:
     """AdamW over the drawn batches; `model(input_ids=, labels=)` returns an object with `loss`."""
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=0.01)
     started, losses = time.perf_counter(), []
-    for step, (ids, labels) in enumerate(draw_batches(examples, member.training)):
+    for step, (ids, labels) in enumerate(draw_batches(examples, member.training, seed)):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, member.training)
         loss = model(input_ids=ids, labels=labels).loss
@@ -201,7 +202,7 @@ def train_prm(member: Member) -> None:
     prm = Qwen2ForProcessRewardModel(config)
     policy = Qwen2ForCausalLM.from_pretrained(PRM_STARTS_FROM.folder)
     prm.model.load_state_dict(policy.model.state_dict(), strict=False)
-    optimise(StepClassifier(prm), examples, member)
+    optimise(StepClassifier(prm), examples, member, member.training.seed)
     prm.save_pretrained(member.folder)
 
 

@@ -16,6 +16,8 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 # Work units and replicas wait on each other more than they compute, so a small machine
 # offers more logical cores than it has.
 LOCAL_LOGICAL_CORES = 8
+# Set by Ray's job server, which also ships the working directory to every worker.
+SUBMITTED_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 log = logging.getLogger("branchwise")
 
 
@@ -66,9 +68,12 @@ def _start_local() -> None:
 
 
 def _worker_environment() -> dict[str, str]:
-    """Workers import the packages of this checkout and keep their output quiet."""
+    """Workers keep quiet, and import this checkout unless a submitted job brought its own."""
+    quiet = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    if SUBMITTED_JOB in os.environ:
+        return quiet
     path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH", "")]))
-    return {"PYTHONPATH": path, "TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    return quiet | {"PYTHONPATH": path}
 
 
 def _init(**options: Any) -> None:

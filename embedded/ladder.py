@@ -4,7 +4,7 @@ Everything a training run depends on stands in this table, so that one command a
 give the same model again. Head size is 32, the smallest that vLLM serves on a CPU.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 MODELS = Path(__file__).parent / "models"
@@ -25,38 +25,27 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """How one checkpoint was trained; `examples` is the size of the pool drawn from.
-
-    A cycle is one whole schedule of `steps`, with examples and draws of its own; a later cycle
-    goes on from the weights of the one before (warm restarts, arXiv 1608.03983).
-    """
+    """How one checkpoint was trained; `examples` is the size of the pool drawn from."""
 
     steps: int
     batch: int
     learning_rate: float
     examples: int
     seed: int
-    cycles: int = 1
-
-    def cycle_seed(self, cycle: int) -> int:
-        """The seed of a cycle's examples and draws; cycle 0 has the training's own."""
-        return self.seed + 10 * cycle
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One checkpoint of the repository."""
+    """One checkpoint of the repository; `grown_from` names a smaller one it starts as."""
 
     name: str
     shape: Shape
     training: Training
+    grown_from: str = ""
 
     @property
     def folder(self) -> Path:
         return MODELS / self.name
-
-    def settings(self) -> dict[str, dict[str, float]]:
-        return {"shape": asdict(self.shape), "training": asdict(self.training)}
 
 
 LADDER = {
@@ -64,7 +53,12 @@ LADDER = {
     for member in (
         Member("policy-0.1m", Shape(64, 2, 128, 2, 1), Training(6_000, 64, 5e-3, 400_000, 1)),
         Member("policy-0.6m", Shape(128, 3, 320, 4, 2), Training(6_000, 48, 2.5e-3, 300_000, 2)),
-        Member("policy-3m", Shape(256, 4, 704, 8, 4), Training(2_800, 24, 1.2e-3, 120_000, 3, 2)),
+        Member(
+            "policy-3m",
+            Shape(256, 4, 704, 8, 4),
+            Training(2_000, 24, 8e-4, 100_000, 3),
+            grown_from="policy-0.6m",
+        ),
     )
 }
 # The PRM's first layers start from this policy's weights. What they expect to be written next is

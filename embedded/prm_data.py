@@ -1,8 +1,8 @@
-"""What the PRM learns from: solutions with a right-or-wrong label for every step.
+"""What the PRM learns to judge: solutions of training problems, right and wrong ones.
 
 A tenth comes from each policy, so that it sees the mistakes it will have to find; the rest are
 worked solutions in which one number is changed and the rest follows from it.
-A label looks at the worked derivation of a *training* problem; at search time there is none.
+Labels come from the worked derivation of a *training* problem; at search time there is none.
 """
 
 import random
@@ -18,18 +18,17 @@ from embedded.tasks import (
     STEP_DELIMITER,
     WorkedProblem,
     evaluate,
-    step_labels,
     training_problems,
 )
 
 SAMPLING_BATCH = 500
 MAX_NEW_TOKENS = 160
-LabelledSolution = tuple[WorkedProblem, list[str], list[bool]]
+JudgedSolution = tuple[WorkedProblem, list[str]]
 
 
-def labelled_solutions(
+def solutions_to_judge(
     folders: list[Path], count: int, stream: int, seed: int
-) -> Iterator[LabelledSolution]:
+) -> Iterator[JudgedSolution]:
     """`count` solutions: a tenth from each policy, the others with a changed number."""
     problems, part = training_problems(count, stream), count // 10
     torch.manual_seed(seed)
@@ -37,8 +36,7 @@ def labelled_solutions(
         yield from _sampled(folder, problems[place * part : (place + 1) * part])
     draw = random.Random(seed)
     for problem in problems[len(folders) * part :]:
-        steps = changed_solution(problem, draw)
-        yield problem, steps, step_labels(steps, problem)
+        yield problem, changed_solution(problem, draw)
 
 
 def changed_solution(problem: WorkedProblem, draw: random.Random) -> list[str]:
@@ -88,7 +86,7 @@ def _with_number(expression: str, right: str, wrong: str) -> str:
     return re.sub(pattern, wrong, expression, count=1)
 
 
-def _sampled(folder: Path, problems: list[WorkedProblem]) -> Iterator[LabelledSolution]:
+def _sampled(folder: Path, problems: list[WorkedProblem]) -> Iterator[JudgedSolution]:
     """One solution a problem from a policy, at temperature 1."""
     tokenizer: Any = AutoTokenizer.from_pretrained(folder, padding_side="left")
     model: Any = AutoModelForCausalLM.from_pretrained(folder).eval()
@@ -103,4 +101,4 @@ def _sampled(folder: Path, problems: list[WorkedProblem]) -> Iterator[LabelledSo
         texts = tokenizer.batch_decode(answers, skip_special_tokens=True)
         for problem, text in zip(batch, texts, strict=True):
             steps = [step for step in text.split(STEP_DELIMITER) if step.strip()]
-            yield problem, steps, step_labels(steps, problem)
+            yield problem, steps

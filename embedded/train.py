@@ -9,7 +9,7 @@ import argparse
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 
@@ -21,6 +21,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2Config, Qw
 from actors.engines.loading import render_prompt
 from actors.engines.process_reward_model import Qwen2ForProcessRewardModel
 from actors.prm_families import PRM_FAMILIES
+from embedded.growing import grow
 from embedded.ladder import (
     CONTEXT_TOKENS,
     LADDER,
@@ -31,7 +32,7 @@ from embedded.ladder import (
     Shape,
     Training,
 )
-from embedded.prm_data import labelled_solutions
+from embedded.prm_data import solutions_to_judge
 from embedded.tasks import STEP_DELIMITER, training_problems
 from embedded.tokenizer import train_tokenizer
 
@@ -68,9 +69,9 @@ def pad_examples(rows: list[tuple[list[int], list[int]]]) -> Examples:
     return Examples(ids, labels)
 
 
-def policy_examples(tokenizer: PreTrainedTokenizerBase, training: Training, seed: int) -> Examples:
+def policy_examples(tokenizer: PreTrainedTokenizerBase, training: Training) -> Examples:
     """Worked training problems in the chat layout the policy is prompted with."""
-    problems = training_problems(training.examples, stream=seed)
+    problems = training_problems(training.examples, stream=training.seed)
     chats = [[{"role": "user", "content": p.question}] for p in problems]
     prompts = [
         tokenizer.apply_chat_template(c, add_generation_prompt=True, tokenize=False) for c in chats
@@ -108,10 +109,10 @@ def learning_rate(step: int, training: Training) -> float:
 
 
 def draw_batches(
-    examples: Examples, training: Training, seed: int
+    examples: Examples, training: Training
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """`training.steps` seeded batches; rows of like length share a batch, so little is padding."""
-    draw = np.random.default_rng(seed)
+    draw = np.random.default_rng(training.seed)
     lengths = (examples.ids != 0).sum(axis=1)
     done = 0
     while True:
@@ -130,17 +131,17 @@ def train_policy(member: Member) -> None:
     tokenizer = train_tokenizer(member.folder)
     model = Qwen2ForCausalLM(qwen2_config(member.shape, tokenizer))
     log.info("%s: %d parameters", member.name, model.num_parameters())
-    for cycle in range(member.training.cycles):
-        seed = member.training.cycle_seed(cycle)
-        optimise(model, policy_examples(tokenizer, member.training, seed), member, seed)
+    if member.grown_from:
+        grow(Qwen2ForCausalLM.from_pretrained(LADDER[member.grown_from].folder), model)
+    optimise(model, policy_examples(tokenizer, member.training), member)
     model.save_pretrained(member.folder)
 
 
-def optimise(model: torch.nn.Module, examples: Examples, member: Member, seed: int) -> None:
+def optimise(model: torch.nn.Module, examples: Examples, member: Member) -> None:
     """AdamW over the drawn batches; `model(input_ids=, labels=)` returns an object with `loss`."""
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=0.01)
     started, losses = time.perf_counter(), []
-    for step, (ids, labels) in enumerate(draw_batches(examples, member.training, seed)):
+    for step, (ids, labels) in enumerate(draw_batches(examples, member.training)):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, member.training)
         loss = model(input_ids=ids, labels=labels).loss
@@ -161,18 +162,35 @@ def optimise(model: torch.nn.Module, examples: Examples, member: Member, seed: i
 
 
 def prm_examples(tokenizer: PreTrainedTokenizerBase, training: Training) -> Examples:
-    """Labelled solutions in the layout of Qwen2.5-Math-PRM: a label at every separator."""
+    """Labelled solutions in the layout of Qwen2.5-Math-PRM.
+
+    A search reads rewards at separators only, but every token of a solution has a label here:
+    right until the first token that departs from the worked solution, wrong from there. That
+    shows where a mistake is; labels at separators alone were hardly learned at this size.
+    """
     folders = [member.folder for member in PRM_SEES]
-    solutions = labelled_solutions(folders, training.examples, training.seed, training.seed)
-    separator = PRM_FAMILY.separator
     rows = []
-    for problem, steps, labels in solutions:
+    for problem, steps in solutions_to_judge(
+        folders, training.examples, training.seed, training.seed
+    ):
         prompt = render_prompt(tokenizer, PRM_FAMILY.system_prompt, problem.question)
-        ids = tokenizer(prompt + "".join(step + separator for step in steps))["input_ids"]
-        marks = iter(labels)
-        separator_id = tokenizer.convert_tokens_to_ids(separator)
-        rows.append((ids, [int(next(marks)) if i == separator_id else IGNORED for i in ids]))
+        prompt_ids, written, worked = tokenizer([prompt, _joined(steps), _joined(problem.steps)])[
+            "input_ids"
+        ]
+        labels = right_so_far(written, worked)
+        rows.append((prompt_ids + written, [IGNORED] * len(prompt_ids) + labels))
     return pad_examples(rows)
+
+
+def _joined(steps: Sequence[str]) -> str:
+    return "".join(step + PRM_FAMILY.separator for step in steps)
+
+
+def right_so_far(written: list[int], worked: list[int]) -> list[int]:
+    """1 for every token up to which both are equal, then 0."""
+    equal = [a == b for a, b in zip(written, worked, strict=False)]
+    right = equal.index(False) if False in equal else len(equal)
+    return [1] * right + [0] * (len(written) - right)
 
 
 class StepClassifier(torch.nn.Module):
@@ -196,13 +214,13 @@ def train_prm(member: Member) -> None:
     tokenizer = AutoTokenizer.from_pretrained(PRM_STARTS_FROM.folder)
     tokenizer.save_pretrained(member.folder)
     examples = prm_examples(tokenizer, member.training)
-    log.info("%s: %d labelled solutions", member.name, len(examples.ids))
+    log.info("%s: %d solutions", member.name, len(examples.ids))
     config = qwen2_config(member.shape, tokenizer)
     config.architectures, config.num_labels = ["Qwen2ForProcessRewardModel"], 2
     prm = Qwen2ForProcessRewardModel(config)
     policy = Qwen2ForCausalLM.from_pretrained(PRM_STARTS_FROM.folder)
     prm.model.load_state_dict(policy.model.state_dict(), strict=False)
-    optimise(StepClassifier(prm), examples, member, member.training.seed)
+    optimise(StepClassifier(prm), examples, member)
     prm.save_pretrained(member.folder)
 
 

@@ -1,0 +1,55 @@
+"""Starting a larger model as an exact copy of a smaller one (Net2Net, arXiv 1511.05641).
+
+Invariant: the grown model computes what the small one computes (but for the epsilon of its
+norms, which weighs more against a smaller mean square). Everything new reads from the
+residual stream at random and writes zeros to it, so it changes nothing until it has learned.
+"""
+
+from typing import Any
+
+import torch
+from transformers import Qwen2ForCausalLM
+
+
+@torch.no_grad()
+def grow(small: Qwen2ForCausalLM, large: Qwen2ForCausalLM) -> None:
+    """Overwrites `large` (same head size and group size, no dimension smaller) with `small`."""
+    narrow, wide = small.config.hidden_size, large.config.hidden_size
+    _embed(large.model.embed_tokens.weight, small.model.embed_tokens.weight)
+    _scale(large.model.norm.weight, small.model.norm.weight, narrow, wide)
+    for place, layer in enumerate(large.model.layers):
+        _silence(layer)
+        if place < len(small.model.layers):
+            _copy_layer(small.model.layers[place], layer, narrow, wide)
+
+
+def _silence(layer: Any) -> None:
+    """A layer that writes nothing is the identity."""
+    layer.self_attn.o_proj.weight.zero_()
+    layer.mlp.down_proj.weight.zero_()
+
+
+def _copy_layer(old: Any, new: Any, narrow: int, wide: int) -> None:
+    for name in ("q_proj", "k_proj", "v_proj"):
+        before, after = getattr(old.self_attn, name), getattr(new.self_attn, name)
+        _embed(after.weight, before.weight, clear=False)
+        after.bias[: len(before.bias)] = before.bias
+    for name in ("gate_proj", "up_proj"):
+        _embed(getattr(new.mlp, name).weight, getattr(old.mlp, name).weight, clear=False)
+    _embed(new.self_attn.o_proj.weight, old.self_attn.o_proj.weight)
+    _embed(new.mlp.down_proj.weight, old.mlp.down_proj.weight)
+    for name in ("input_layernorm", "post_attention_layernorm"):
+        _scale(getattr(new, name).weight, getattr(old, name).weight, narrow, wide)
+
+
+def _embed(new: torch.Tensor, old: torch.Tensor, clear: bool = True) -> None:
+    """Puts a matrix in the upper left corner of a larger one; the rest is cleared or stays."""
+    rows, columns = old.shape
+    if clear:
+        new.zero_()
+    new[:rows, :columns] = old
+
+
+def _scale(new: torch.Tensor, old: torch.Tensor, narrow: int, wide: int) -> None:
+    """The mean square over more dimensions is smaller, for the new ones are zero."""
+    new[:narrow] = old * (narrow / wide) ** 0.5

@@ -61,9 +61,11 @@ LADDER = {
         ),
     )
 }
-# The PRM's first layers start from this policy's weights. What they expect to be written next is
-# only known at their top, so comparing it with what was written takes layers of its own above.
+# The PRM is built in two stages. First a copy of this policy learns to continue solutions in the
+# PRM's layout (READER); its layers then stay as they are below layers of the PRM's own, which learn
+# to compare what they expect with what was written.
 PRM_STARTS_FROM = LADDER["policy-0.6m"]
-PRM = Member("prm-1m", Shape(128, 6, 320, 4, 2), Training(2_400, 24, 1e-3, 50_000, 4))
+READER = Member("prm-reader", PRM_STARTS_FROM.shape, Training(900, 32, 1.5e-3, 60_000, 5))
+PRM = Member("prm-1m", Shape(128, 6, 320, 4, 2), Training(2_400, 24, 2e-3, 50_000, 4))
 # It learns from what these policies write.
 PRM_SEES = (LADDER["policy-0.1m"], LADDER["policy-0.6m"])

@@ -21,13 +21,15 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2Config, Qw
 from actors.engines.loading import render_prompt
 from actors.engines.process_reward_model import Qwen2ForProcessRewardModel
 from actors.prm_families import PRM_FAMILIES
-from embedded.growing import grow
+from embedded.growing import attend_to_previous, grow
 from embedded.ladder import (
     CONTEXT_TOKENS,
+    HEAD_SIZE,
     LADDER,
     PRM,
     PRM_SEES,
     PRM_STARTS_FROM,
+    READER,
     Member,
     Shape,
     Training,
@@ -38,6 +40,7 @@ from embedded.tokenizer import train_tokenizer
 
 IGNORED = -100
 PRM_FAMILY = PRM_FAMILIES["qwen2.5-math-prm"]
+ROPE_THETA = 10_000.0
 REPORT_EVERY_STEPS = 100
 BATCHES_SORTED_TOGETHER = 32
 log = logging.getLogger("embedded.train")
@@ -139,14 +142,15 @@ def train_policy(member: Member) -> None:
 
 def optimise(model: torch.nn.Module, examples: Examples, member: Member) -> None:
     """AdamW over the drawn batches; `model(input_ids=, labels=)` returns an object with `loss`."""
-    optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=0.01)
+    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(learned, betas=(0.9, 0.98), weight_decay=0.01)
     started, losses = time.perf_counter(), []
     for step, (ids, labels) in enumerate(draw_batches(examples, member.training)):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, member.training)
         loss = model(input_ids=ids, labels=labels).loss
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(learned, 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         losses.append(loss.item())
@@ -159,6 +163,16 @@ def optimise(model: torch.nn.Module, examples: Examples, member: Member) -> None
                 mean,
                 time.perf_counter() - started,
             )
+
+
+def reading_examples(tokenizer: PreTrainedTokenizerBase, training: Training) -> Examples:
+    """Worked problems in the PRM's layout, to be continued as a language model does."""
+    rows = []
+    for problem in training_problems(training.examples, stream=training.seed):
+        prompt = render_prompt(tokenizer, PRM_FAMILY.system_prompt, problem.question)
+        prompt_ids, solution = tokenizer([prompt, _joined(problem.steps)])["input_ids"]
+        rows.append((prompt_ids + solution, [IGNORED] * len(prompt_ids) + solution))
+    return pad_examples(rows)
 
 
 def prm_examples(tokenizer: PreTrainedTokenizerBase, training: Training) -> Examples:
@@ -209,19 +223,45 @@ class StepClassifier(torch.nn.Module):
 
 
 def train_prm(member: Member) -> None:
-    """Trains and saves the PRM; its first layers start from the weights of a policy."""
+    """Trains and saves the PRM: first its reader, then the layers above."""
     torch.manual_seed(member.training.seed)
     tokenizer = AutoTokenizer.from_pretrained(PRM_STARTS_FROM.folder)
     tokenizer.save_pretrained(member.folder)
     examples = prm_examples(tokenizer, member.training)
     log.info("%s: %d solutions", member.name, len(examples.ids))
+    prm = built_prm(member, train_reader(tokenizer), tokenizer)
+    optimise(StepClassifier(prm), examples, member)
+    prm.save_pretrained(member.folder)
+
+
+def train_reader(tokenizer: PreTrainedTokenizerBase) -> Qwen2ForCausalLM:
+    """A policy that has learned to read the PRM's layout: other prompt, other delimiter."""
+    reader = Qwen2ForCausalLM.from_pretrained(PRM_STARTS_FROM.folder)
+    optimise(reader, reading_examples(tokenizer, READER.training), READER)
+    return reader
+
+
+def built_prm(
+    member: Member, reader: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerBase
+) -> Qwen2ForProcessRewardModel:
+    """The reader's layers, frozen, below new ones of which the first looks one token back."""
     config = qwen2_config(member.shape, tokenizer)
     config.architectures, config.num_labels = ["Qwen2ForProcessRewardModel"], 2
     prm = Qwen2ForProcessRewardModel(config)
-    policy = Qwen2ForCausalLM.from_pretrained(PRM_STARTS_FROM.folder)
-    prm.model.load_state_dict(policy.model.state_dict(), strict=False)
-    optimise(StepClassifier(prm), examples, member)
-    prm.save_pretrained(member.folder)
+    prm.model.load_state_dict(reader.model.state_dict(), strict=False)
+    own_layers = READER.shape.layers
+    freeze(prm, own_layers)
+    attend_to_previous(prm.model.layers[own_layers], HEAD_SIZE, ROPE_THETA)
+    return prm
+
+
+def freeze(prm: Qwen2ForProcessRewardModel, layers: int) -> None:
+    """Keeps the reader as it is: what it expects is what the new layers compare with.
+
+    Left free, it forgets its arithmetic before the new layers have learned to use it.
+    """
+    for part in (prm.model.embed_tokens, *prm.model.layers[:layers]):
+        part.requires_grad_(False)
 
 
 def main() -> None:

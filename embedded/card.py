@@ -18,7 +18,7 @@ from actors.engines.transformers_prm import TransformersPRM
 from actors.prm_families import PRM_FAMILIES
 from actors.spec import ModelSpec
 from actors.wire import ExpandItem, ScoreItem
-from embedded.ladder import LADDER, PRM, Member
+from embedded.ladder import LADDER, PRM, READER, SPOTTER, Member
 from embedded.tasks import STEP_DELIMITER, WorkedProblem, step_labels, worked_problems
 from search.answers import boxed_answer
 from search.protocols import PolicyPath, PRMPath, Sampling, StopReason
@@ -50,12 +50,12 @@ DIFFICULTIES = (
     Difficulty(
         "middle sums",
         "chain_sum",
-        {"min_terms": 3, "max_terms": 4, "min_digits": 2, "max_digits": 2},
+        {"min_terms": 2, "max_terms": 3, "min_digits": 2, "max_digits": 2},
     ),
     Difficulty(
         "hard sums",
         "chain_sum",
-        {"min_terms": 4, "max_terms": 6, "min_digits": 3, "max_digits": 3},
+        {"min_terms": 4, "max_terms": 5, "min_digits": 2, "max_digits": 2},
     ),
     Difficulty(
         "products",
@@ -168,7 +168,7 @@ def _card(samples: dict[tuple[str, str], list[Sample]], areas: dict[str, float])
             f"|---|{'--:|' * (len(names) + 1)}",
             *(_line(policy, names, samples, areas) for policy in LADDER),
             _SETTINGS_HEAD,
-            *(_settings_line(member) for member in (*LADDER.values(), PRM)),
+            *(_settings_line(member) for member in (*LADDER.values(), READER, SPOTTER, PRM)),
             "",
         ]
     )
@@ -210,11 +210,14 @@ CPU cores) and this page by its last command, `python -m embedded.card`.
 policy-3m starts as an exact copy of policy-0.6m inside a larger one (`embedded/growing.py`); from
 scratch it learned far less in the same time (single samples: 3 to 6 % of sums).
 
-The first layers of the PRM start from policy-0.6m. It is trained on solutions that policy-0.1m and
-policy-0.6m wrote for training problems, and on worked solutions with one number changed; a label
-says of every token whether all up to it equals the problem's worked derivation. What did not work:
-three layers, all from the policy, and labels at separators only (the loss stayed near 0.6). At
-search time the PRM sees the problem and the steps, never a reference answer.
+The PRM is a copy of policy-0.6m that has learned to read the PRM's layout, and three layers above
+it that learn to tell what was written from what that copy expects (`train_prm` in
+`embedded/train.py`): first digits replaced at random, then whole solutions that policy-0.1m and
+policy-0.6m wrote for training problems and worked solutions with one number changed; a label says
+of every token whether all up to it equals the worked derivation. What did not work (the loss
+stayed near that of guessing): labels at separators only; all layers at once from the policy;
+starting with whole solutions; new layers with the library's initial weights, which are not heard
+above trained ones. At search time the PRM sees the problem and the steps, never a reference answer.
 
 ## Measured
 

@@ -5,10 +5,14 @@ norms, which weighs more against a smaller mean square). Everything new reads fr
 residual stream at random and writes zeros to it, so it changes nothing until it has learned.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import Qwen2ForCausalLM
+
+PREVIOUS_TOKEN_SHARPNESS = 60.0
 
 
 @torch.no_grad()
@@ -55,9 +59,6 @@ def _scale(new: torch.Tensor, old: torch.Tensor, narrow: int, wide: int) -> None
     new[:narrow] = old * (narrow / wide) ** 0.5
 
 
-PREVIOUS_TOKEN_SHARPNESS = 60.0
-
-
 @torch.no_grad()
 def attend_to_previous(layer: Any, head_size: int, rope_theta: float) -> None:
     """Starts all heads of a layer as heads that look at the token before.
@@ -76,3 +77,28 @@ def attend_to_previous(layer: Any, head_size: int, rope_theta: float) -> None:
     ):
         projection.weight.zero_()
         projection.bias.copy_(bias.repeat(len(projection.bias) // head_size))
+
+
+@torch.no_grad()
+def enlarge(layers: Iterable[nn.Module]) -> None:
+    """Starts layers with weights that carry their input's size on (variance 1 / inputs).
+
+    The library's own start (0.02) is made for widths in the thousands.
+    """
+    for layer in layers:
+        for part in layer.modules():
+            if isinstance(part, nn.Linear):
+                nn.init.normal_(part.weight, std=part.in_features**-0.5)
+
+
+@torch.no_grad()
+def quieten(model: Any, layers: int, factor: float) -> None:
+    """Scales what the embeddings and the first layers write, and changes nothing they compute.
+
+    Every layer reads through a norm, so the size of the residual stream is free. Trained layers
+    make it large (root mean square 20 here), and new layers above would not be heard in it.
+    """
+    model.embed_tokens.weight.mul_(factor)
+    for layer in model.layers[:layers]:
+        layer.self_attn.o_proj.weight.mul_(factor)
+        layer.mlp.down_proj.weight.mul_(factor)

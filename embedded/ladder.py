@@ -25,13 +25,18 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """How one checkpoint was trained; `examples` is the size of the pool drawn from."""
+    """How one checkpoint was trained.
+
+    `examples` is the size of the pool drawn from, `stream` the range of problem seeds it is made
+    of, `seed` draws everything else.
+    """
 
     steps: int
     batch: int
     learning_rate: float
     examples: int
     seed: int
+    stream: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,21 +56,24 @@ class Member:
 LADDER = {
     member.name: member
     for member in (
-        Member("policy-0.1m", Shape(64, 2, 128, 2, 1), Training(6_000, 64, 5e-3, 400_000, 1)),
-        Member("policy-0.6m", Shape(128, 3, 320, 4, 2), Training(6_000, 48, 2.5e-3, 300_000, 2)),
+        Member("policy-0.1m", Shape(64, 2, 128, 2, 1), Training(6_000, 64, 5e-3, 400_000, 1, 1)),
+        Member("policy-0.6m", Shape(128, 3, 320, 4, 2), Training(6_000, 48, 2.5e-3, 300_000, 2, 2)),
         Member(
             "policy-3m",
             Shape(256, 4, 704, 8, 4),
-            Training(2_000, 24, 8e-4, 100_000, 3),
+            Training(2_000, 24, 8e-4, 100_000, 3, 3),
             grown_from="policy-0.6m",
         ),
     )
 }
-# The PRM is built in two stages. First a copy of this policy learns to continue solutions in the
-# PRM's layout (READER); its layers then stay as they are below layers of the PRM's own, which learn
-# to compare what they expect with what was written.
+# The PRM is built in three stages. A copy of this policy learns to continue solutions in the PRM's
+# layout (READER) and is then frozen. Layers of its own above learn to tell what was written from
+# what the reader expects: first single digits that were replaced at random (SPOTTER), then real
+# mistakes and all that follows from them (PRM).
 PRM_STARTS_FROM = LADDER["policy-0.6m"]
-READER = Member("prm-reader", PRM_STARTS_FROM.shape, Training(900, 32, 1.5e-3, 60_000, 5))
-PRM = Member("prm-1m", Shape(128, 6, 320, 4, 2), Training(2_400, 24, 2e-3, 50_000, 4))
+READER = Member("prm-reader", PRM_STARTS_FROM.shape, Training(900, 32, 1.5e-3, 60_000, 5, 5))
+_PRM_SHAPE = Shape(128, 6, 320, 4, 2)
+SPOTTER = Member("prm-spotter", _PRM_SHAPE, Training(1_500, 24, 2e-3, 30_000, 4, 9))
+PRM = Member("prm-1m", _PRM_SHAPE, Training(1_500, 24, 1e-3, 50_000, 4, 4))
 # It learns from what these policies write.
 PRM_SEES = (LADDER["policy-0.1m"], LADDER["policy-0.6m"])

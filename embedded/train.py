@@ -21,7 +21,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2Config, Qw
 from actors.engines.loading import render_prompt
 from actors.engines.process_reward_model import Qwen2ForProcessRewardModel
 from actors.prm_families import PRM_FAMILIES
-from embedded.growing import attend_to_previous, grow
+from embedded.growing import attend_to_previous, enlarge, grow, quieten
 from embedded.ladder import (
     CONTEXT_TOKENS,
     HEAD_SIZE,
@@ -30,6 +30,7 @@ from embedded.ladder import (
     PRM_SEES,
     PRM_STARTS_FROM,
     READER,
+    SPOTTER,
     Member,
     Shape,
     Training,
@@ -41,6 +42,9 @@ from embedded.tokenizer import train_tokenizer
 IGNORED = -100
 PRM_FAMILY = PRM_FAMILIES["qwen2.5-math-prm"]
 ROPE_THETA = 10_000.0
+# Root mean square of the residual stream above the reader's layers.
+READER_LOUDNESS = 20.0
+REPLACED_SHARE = 0.12
 REPORT_EVERY_STEPS = 100
 BATCHES_SORTED_TOGETHER = 32
 log = logging.getLogger("embedded.train")
@@ -74,7 +78,7 @@ def pad_examples(rows: list[tuple[list[int], list[int]]]) -> Examples:
 
 def policy_examples(tokenizer: PreTrainedTokenizerBase, training: Training) -> Examples:
     """Worked training problems in the chat layout the policy is prompted with."""
-    problems = training_problems(training.examples, stream=training.seed)
+    problems = training_problems(training.examples, stream=training.stream)
     chats = [[{"role": "user", "content": p.question}] for p in problems]
     prompts = [
         tokenizer.apply_chat_template(c, add_generation_prompt=True, tokenize=False) for c in chats
@@ -168,11 +172,28 @@ def optimise(model: torch.nn.Module, examples: Examples, member: Member) -> None
 def reading_examples(tokenizer: PreTrainedTokenizerBase, training: Training) -> Examples:
     """Worked problems in the PRM's layout, to be continued as a language model does."""
     rows = []
-    for problem in training_problems(training.examples, stream=training.seed):
+    for problem in training_problems(training.examples, stream=training.stream):
         prompt = render_prompt(tokenizer, PRM_FAMILY.system_prompt, problem.question)
         prompt_ids, solution = tokenizer([prompt, _joined(problem.steps)])["input_ids"]
         rows.append((prompt_ids + solution, [IGNORED] * len(prompt_ids) + solution))
     return pad_examples(rows)
+
+
+def replaced_examples(tokenizer: PreTrainedTokenizerBase, training: Training) -> Examples:
+    """Worked solutions in which digits are replaced at random: 0 at those, 1 elsewhere.
+
+    After replaced token detection (ELECTRA, arXiv 2003.10555): many small mistakes, each with its
+    own label, teach comparing far sooner than one mistake a solution does.
+    """
+    examples = reading_examples(tokenizer, training)
+    draw = np.random.default_rng(training.seed + 1)
+    digits = tokenizer.convert_tokens_to_ids([str(digit) for digit in range(10)])
+    judged = examples.labels != IGNORED
+    others = draw.choice(digits, size=examples.ids.shape).astype(np.int16)
+    chosen = judged & np.isin(examples.ids, digits) & (draw.random(others.shape) < REPLACED_SHARE)
+    replaced = chosen & (others != examples.ids)
+    labels = np.where(judged, ~replaced, IGNORED).astype(np.int16)
+    return Examples(np.where(replaced, others, examples.ids), labels)
 
 
 def prm_examples(tokenizer: PreTrainedTokenizerBase, training: Training) -> Examples:
@@ -185,7 +206,7 @@ def prm_examples(tokenizer: PreTrainedTokenizerBase, training: Training) -> Exam
     folders = [member.folder for member in PRM_SEES]
     rows = []
     for problem, steps in solutions_to_judge(
-        folders, training.examples, training.seed, training.seed
+        folders, training.examples, training.stream, training.seed
     ):
         prompt = render_prompt(tokenizer, PRM_FAMILY.system_prompt, problem.question)
         prompt_ids, written, worked = tokenizer([prompt, _joined(steps), _joined(problem.steps)])[
@@ -223,14 +244,14 @@ class StepClassifier(torch.nn.Module):
 
 
 def train_prm(member: Member) -> None:
-    """Trains and saves the PRM: first its reader, then the layers above."""
-    torch.manual_seed(member.training.seed)
+    """Trains and saves the PRM: its reader, then the layers above in two stages."""
     tokenizer = AutoTokenizer.from_pretrained(PRM_STARTS_FROM.folder)
     tokenizer.save_pretrained(member.folder)
-    examples = prm_examples(tokenizer, member.training)
-    log.info("%s: %d solutions", member.name, len(examples.ids))
-    prm = built_prm(member, train_reader(tokenizer), tokenizer)
-    optimise(StepClassifier(prm), examples, member)
+    reader = train_reader(tokenizer)
+    torch.manual_seed(member.training.seed)
+    prm = built_prm(member, reader, tokenizer)
+    optimise(StepClassifier(prm), replaced_examples(tokenizer, SPOTTER.training), SPOTTER)
+    optimise(StepClassifier(prm), prm_examples(tokenizer, member.training), member)
     prm.save_pretrained(member.folder)
 
 
@@ -249,9 +270,11 @@ def built_prm(
     config.architectures, config.num_labels = ["Qwen2ForProcessRewardModel"], 2
     prm = Qwen2ForProcessRewardModel(config)
     prm.model.load_state_dict(reader.model.state_dict(), strict=False)
-    own_layers = READER.shape.layers
-    freeze(prm, own_layers)
-    attend_to_previous(prm.model.layers[own_layers], HEAD_SIZE, ROPE_THETA)
+    below = READER.shape.layers
+    freeze(prm, below)
+    quieten(prm.model, below, 1 / READER_LOUDNESS)
+    enlarge(prm.model.layers[below:])
+    attend_to_previous(prm.model.layers[below], HEAD_SIZE, ROPE_THETA)
     return prm
 
 

@@ -74,6 +74,6 @@ PRM_STARTS_FROM = LADDER["policy-0.6m"]
 READER = Member("prm-reader", PRM_STARTS_FROM.shape, Training(900, 32, 1.5e-3, 60_000, 5, 5))
 _PRM_SHAPE = Shape(128, 6, 320, 4, 2)
 SPOTTER = Member("prm-spotter", _PRM_SHAPE, Training(1_500, 24, 2e-3, 30_000, 4, 9))
-PRM = Member("prm-1m", _PRM_SHAPE, Training(1_500, 24, 1e-3, 50_000, 4, 4))
+PRM = Member("prm-1m", _PRM_SHAPE, Training(1_000, 24, 1e-3, 50_000, 4, 4))
 # It learns from what these policies write.
 PRM_SEES = (LADDER["policy-0.1m"], LADDER["policy-0.6m"])

@@ -79,5 +79,4 @@ def _worker_environment() -> dict[str, str]:
 def _init(**options: Any) -> None:
     import ray
 
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)

@@ -41,6 +41,7 @@ async def _started(application: Any, role: str, spec: ModelSpec) -> ModelFacts:
     try:
         # Nothing calls over HTTP: without a proxy Serve starts faster and takes no port.
         await asyncio.to_thread(serve.start, proxy_location="Disabled")
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
         handle = await asyncio.to_thread(serve.run, application, name=role, route_prefix=None)
         facts: ModelFacts = await handle.facts.remote()
     except (RuntimeError, TimeoutError) as error:

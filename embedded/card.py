@@ -219,6 +219,10 @@ stayed near that of guessing): labels at separators only; all layers at once fro
 starting with whole solutions; new layers with the library's initial weights, which are not heard
 above trained ones. At search time the PRM sees the problem and the steps, never a reference answer.
 
+**Provisional:** the PRM in this revision is weak (see the last column), and its weights came from a
+variant of these stages in which the first layer above the reader started as a comparison set up by
+least squares, without the stage of replaced digits. It will be trained again.
+
 ## Measured
 
 Per cent correct of single samples at temperature 1, {PROBLEMS} problems a column with {SAMPLES}

@@ -18,7 +18,7 @@ from actors.engines.transformers_prm import TransformersPRM
 from actors.prm_families import PRM_FAMILIES
 from actors.spec import ModelSpec
 from actors.wire import ExpandItem, ScoreItem
-from embedded.ladder import LADDER, PRM, READER, SPOTTER, Member
+from embedded.ladder import LADDER, PRM, READER, Member
 from embedded.tasks import STEP_DELIMITER, WorkedProblem, step_labels, worked_problems
 from search.answers import boxed_answer
 from search.protocols import PolicyPath, PRMPath, Sampling, StopReason
@@ -168,7 +168,7 @@ def _card(samples: dict[tuple[str, str], list[Sample]], areas: dict[str, float])
             f"|---|{'--:|' * (len(names) + 1)}",
             *(_line(policy, names, samples, areas) for policy in LADDER),
             _SETTINGS_HEAD,
-            *(_settings_line(member) for member in (*LADDER.values(), READER, SPOTTER, PRM)),
+            *(_settings_line(member) for member in (*LADDER.values(), READER, PRM)),
             "",
         ]
     )
@@ -211,17 +211,16 @@ policy-3m starts as an exact copy of policy-0.6m inside a larger one (`embedded/
 scratch it learned far less in the same time (single samples: 3 to 6 % of sums).
 
 The PRM is a copy of policy-0.6m that has learned to read the PRM's layout, and three layers above
-it that learn to tell what was written from what that copy expects (`train_prm` in
-`embedded/train.py`): first digits replaced at random, then whole solutions that policy-0.1m and
-policy-0.6m wrote for training problems and worked solutions with one number changed; a label says
-of every token whether all up to it equals the worked derivation. What did not work (the loss
-stayed near that of guessing): labels at separators only; all layers at once from the policy;
-starting with whole solutions; new layers with the library's initial weights, which are not heard
-above trained ones. At search time the PRM sees the problem and the steps, never a reference answer.
-
-**Provisional:** the PRM in this revision is weak (see the last column), and its weights came from a
-variant of these stages in which the first layer above the reader started as a comparison set up by
-least squares, without the stage of replaced digits. It will be trained again.
+it that learn to tell what was written from what that copy expects; the first of them starts as a
+comparison set up by least squares (`embedded/comparing.py`). It learns from solutions that
+policy-0.1m and policy-0.6m wrote for training problems and from worked solutions with one number
+changed; a label says of every token whether all up to it equals the worked derivation. What did
+not work (the loss stayed near that of guessing): labels at separators only; all layers at once from
+the policy; new layers with the library's initial weights, which are not heard above trained ones;
+digits replaced at random as a first lesson, which taught copies but no arithmetic. At search time
+the PRM sees the problem and the steps, never a reference answer. It is still weak (last column):
+its loss stood at 0.45, where guessing gives 0.50 and its reader's own surprise would tell right
+from wrong with an area under ROC of 0.97.
 
 ## Measured
 

@@ -66,14 +66,11 @@ LADDER = {
         ),
     )
 }
-# The PRM is built in three stages. A copy of this policy learns to continue solutions in the PRM's
+# The PRM is built in two stages. A copy of this policy learns to continue solutions in the PRM's
 # layout (READER) and is then frozen. Layers of its own above learn to tell what was written from
-# what the reader expects: first single digits that were replaced at random (SPOTTER), then real
-# mistakes and all that follows from them (PRM).
+# what the reader expects.
 PRM_STARTS_FROM = LADDER["policy-0.6m"]
 READER = Member("prm-reader", PRM_STARTS_FROM.shape, Training(900, 32, 1.5e-3, 60_000, 5, 5))
-_PRM_SHAPE = Shape(128, 6, 320, 4, 2)
-SPOTTER = Member("prm-spotter", _PRM_SHAPE, Training(1_500, 24, 2e-3, 30_000, 4, 9))
-PRM = Member("prm-1m", _PRM_SHAPE, Training(1_000, 24, 1e-3, 50_000, 4, 4))
+PRM = Member("prm-1m", Shape(128, 6, 320, 4, 2), Training(1_300, 24, 1.5e-3, 50_000, 4, 4))
 # It learns from what these policies write.
 PRM_SEES = (LADDER["policy-0.1m"], LADDER["policy-0.6m"])

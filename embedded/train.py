@@ -21,16 +21,15 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2Config, Qw
 from actors.engines.loading import render_prompt
 from actors.engines.process_reward_model import Qwen2ForProcessRewardModel
 from actors.prm_families import PRM_FAMILIES
-from embedded.growing import attend_to_previous, enlarge, grow, quieten
+from embedded.comparing import start_comparing
+from embedded.growing import enlarge, grow, quieten
 from embedded.ladder import (
     CONTEXT_TOKENS,
-    HEAD_SIZE,
     LADDER,
     PRM,
     PRM_SEES,
     PRM_STARTS_FROM,
     READER,
-    SPOTTER,
     Member,
     Shape,
     Training,
@@ -44,7 +43,7 @@ PRM_FAMILY = PRM_FAMILIES["qwen2.5-math-prm"]
 ROPE_THETA = 10_000.0
 # Root mean square of the residual stream above the reader's layers.
 READER_LOUDNESS = 20.0
-REPLACED_SHARE = 0.12
+COMPARED = Training(0, 0, 0.0, 1_500, 0, 77)
 REPORT_EVERY_STEPS = 100
 BATCHES_SORTED_TOGETHER = 32
 log = logging.getLogger("embedded.train")
@@ -179,23 +178,6 @@ def reading_examples(tokenizer: PreTrainedTokenizerBase, training: Training) -> 
     return pad_examples(rows)
 
 
-def replaced_examples(tokenizer: PreTrainedTokenizerBase, training: Training) -> Examples:
-    """Worked solutions in which digits are replaced at random: 0 at those, 1 elsewhere.
-
-    After replaced token detection (ELECTRA, arXiv 2003.10555): many small mistakes, each with its
-    own label, teach comparing far sooner than one mistake a solution does.
-    """
-    examples = reading_examples(tokenizer, training)
-    draw = np.random.default_rng(training.seed + 1)
-    digits = tokenizer.convert_tokens_to_ids([str(digit) for digit in range(10)])
-    judged = examples.labels != IGNORED
-    others = draw.choice(digits, size=examples.ids.shape).astype(np.int16)
-    chosen = judged & np.isin(examples.ids, digits) & (draw.random(others.shape) < REPLACED_SHARE)
-    replaced = chosen & (others != examples.ids)
-    labels = np.where(judged, ~replaced, IGNORED).astype(np.int16)
-    return Examples(np.where(replaced, others, examples.ids), labels)
-
-
 def prm_examples(tokenizer: PreTrainedTokenizerBase, training: Training) -> Examples:
     """Labelled solutions in the layout of Qwen2.5-Math-PRM.
 
@@ -244,13 +226,12 @@ class StepClassifier(torch.nn.Module):
 
 
 def train_prm(member: Member) -> None:
-    """Trains and saves the PRM: its reader, then the layers above in two stages."""
+    """Trains and saves the PRM: its reader, then the layers above."""
     tokenizer = AutoTokenizer.from_pretrained(PRM_STARTS_FROM.folder)
     tokenizer.save_pretrained(member.folder)
     reader = train_reader(tokenizer)
     torch.manual_seed(member.training.seed)
     prm = built_prm(member, reader, tokenizer)
-    optimise(StepClassifier(prm), replaced_examples(tokenizer, SPOTTER.training), SPOTTER)
     optimise(StepClassifier(prm), prm_examples(tokenizer, member.training), member)
     prm.save_pretrained(member.folder)
 
@@ -265,7 +246,7 @@ def train_reader(tokenizer: PreTrainedTokenizerBase) -> Qwen2ForCausalLM:
 def built_prm(
     member: Member, reader: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerBase
 ) -> Qwen2ForProcessRewardModel:
-    """The reader's layers, frozen, below new ones of which the first looks one token back."""
+    """The reader's layers, frozen, below new ones of which the first begins as a comparison."""
     config = qwen2_config(member.shape, tokenizer)
     config.architectures, config.num_labels = ["Qwen2ForProcessRewardModel"], 2
     prm = Qwen2ForProcessRewardModel(config)
@@ -274,7 +255,11 @@ def built_prm(
     freeze(prm, below)
     quieten(prm.model, below, 1 / READER_LOUDNESS)
     enlarge(prm.model.layers[below:])
-    attend_to_previous(prm.model.layers[below], HEAD_SIZE, ROPE_THETA)
+    right = reading_examples(tokenizer, COMPARED)
+    ids, labels = right.batch(np.arange(COMPARED.examples))
+    start_comparing(prm.model, below, ids, labels != IGNORED, ROPE_THETA)
+    for layer in prm.model.layers[below + 1 :]:
+        torch.nn.init.zeros_(layer.self_attn.q_proj.weight)  # begins by looking at all alike
     return prm
 
 

@@ -22,6 +22,8 @@ from search.protocols import Score
 
 KV_STORE_BYTES = 1 << 30
 REWARDS_KEPT = 1_000_000
+# The last bits of a reward differ with the batch it was computed in; tables must not.
+REWARD_DECIMALS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +163,7 @@ class TransformersPRM:
             stop = starts[row] + len(piece.tokens)
             states = self._rows.copy_states(row, starts[row], stop)
             self._store.put(piece.key, Segment(piece.before, states))
-            self._rewards[piece.key] = float(rewards[row])
+            self._rewards[piece.key] = round(float(rewards[row]), REWARD_DECIMALS)
         self._rows.clear()
 
     def _answer(self, request: _Request) -> None:

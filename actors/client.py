@@ -45,8 +45,7 @@ class BatchingCaller(Generic[Item, Result]):
         call = asyncio.create_task(self._exchange(batch))
         self._calls.add(call)
         call.add_done_callback(self._calls.discard)
-        for _, future in batch:
-            future.add_done_callback(lambda _: _cancel_if_unwanted(call, batch))
+        _cancel_when_unwanted(call, [future for _, future in batch])
 
     async def _exchange(self, batch: list[tuple[Item, "asyncio.Future[Result]"]]) -> None:
         try:
@@ -71,12 +70,19 @@ class BatchingCaller(Generic[Item, Result]):
             _settle(future, Failure(named))
 
 
-def _cancel_if_unwanted(
-    call: "asyncio.Task[None]", batch: list[tuple[Item, "asyncio.Future[Result]"]]
+def _cancel_when_unwanted(
+    call: "asyncio.Task[None]", futures: "Sequence[asyncio.Future[Any]]"
 ) -> None:
     """Ends a call whose callers have all gone, so that the engine stops working for it."""
-    if all(future.done() for _, future in batch) and any(f.cancelled() for _, f in batch):
-        call.cancel()
+    unsettled = set(futures)
+
+    def settled(future: "asyncio.Future[Any]") -> None:
+        unsettled.discard(future)
+        if not unsettled and any(each.cancelled() for each in futures):
+            call.cancel()
+
+    for future in futures:
+        future.add_done_callback(settled)
 
 
 def _replica_was_lost(error: Exception) -> bool:

@@ -1,4 +1,28 @@
-"""The name a replica goes by in result tables."""
+"""What the replicas of both roles share: their engine's facts and health, and their name."""
+
+import dataclasses
+from typing import Generic, TypeVar
+
+from actors.engines import PolicyEngine, PRMEngine
+from actors.spec import ModelFacts
+
+Engine = TypeVar("Engine", bound=PolicyEngine | PRMEngine)
+
+
+class Replica(Generic[Engine]):
+    """One replica around an engine; Serve makes as many as the recipe asks for."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._name = replica_name()
+
+    def facts(self) -> ModelFacts:
+        """Parameters and device of the loaded model."""
+        return dataclasses.replace(self._engine.facts(), replica=self._name)
+
+    def check_health(self) -> None:
+        """Called by Serve; a replica whose engine broke raises here and is replaced."""
+        self._engine.check_health()
 
 
 def replica_name() -> str:

@@ -4,7 +4,6 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,28 +17,18 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 LOCAL_LOGICAL_CORES = 8
 # Set by Ray's job server, which also ships the working directory to every worker.
 SUBMITTED_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
-log = logging.getLogger("branchwise")
-
-
-@dataclass(frozen=True, slots=True)
-class Connection:
-    """Where the driver is connected to, and what the cluster offers."""
-
-    address: str
-    resources: dict[str, float]
 
 
 @contextlib.contextmanager
-def connected(address: str | None) -> Iterator[Connection]:
+def connected(address: str | None) -> Iterator[None]:
     """A connection for the length of a run; a local cluster ends with it."""
     import ray
 
-    target = address or os.environ.get("RAY_ADDRESS")
     already = ray.is_initialized()
     if not already:
-        _start(target)
+        _start(address or os.environ.get("RAY_ADDRESS"))
     try:
-        yield Connection(target or "local", ray.cluster_resources())
+        yield
     finally:
         if not already:
             ray.shutdown()

@@ -15,7 +15,6 @@ from search.errors import ClusterError
 
 HEALTH_CHECK_PERIOD_S = 5.0
 ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
-log = logging.getLogger("branchwise")
 
 
 @contextlib.asynccontextmanager

@@ -23,13 +23,13 @@ from embedded.tasks import STEP_DELIMITER, WorkedProblem, step_labels, worked_pr
 from search.answers import boxed_answer
 from search.protocols import PolicyPath, PRMPath, Sampling, StopReason
 from search.seeds import derive_seed
+from search.token_ids import count_ids
 
 CARD = Path(__file__).parent / "MODEL_CARD.md"
 EVALUATION_SEED = 50_000_000
 PROBLEMS = 100
 SAMPLES = 4
 MAX_TOKENS = 200
-log = logging.getLogger("embedded.card")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ async def _write(engine: TransformersPolicy, problem: WorkedProblem, seed: int) 
         item = ExpandItem(path, 1, Sampling(), left, derive_seed(seed, left))
         [step] = (await engine.expand(item)).completions
         ids, text = ids + step.token_ids, text + step.text
-        left = MAX_TOKENS - len(ids) // 4
+        left = MAX_TOKENS - count_ids(ids)
         if step.stop_reason is StopReason.EOS:
             break
     steps = [step for step in text.split(STEP_DELIMITER) if step.strip()]
@@ -233,7 +233,7 @@ _SETTINGS_HEAD = """
 ## Trained with
 
 AdamW (betas 0.9 and 0.98, weight decay 0.01), 2 % warm-up, cosine to zero, gradient norm 1,
-float32, loss on the assistant's tokens (policies) or at the separators (PRM).
+float32, loss on the assistant's tokens.
 
 | model | width | layers | feed-forward | heads/KV | steps | batch | rate | examples | seed |
 |---|--:|--:|--:|--:|--:|--:|--:|--:|--:|"""

@@ -6,6 +6,7 @@ once, however many of its items share it.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 
@@ -22,6 +23,7 @@ from search.protocols import Score
 
 KV_STORE_BYTES = 1 << 30
 REWARDS_KEPT = 1_000_000
+TEXTS_KEPT = 65_536
 # The last bits of a reward differ with the batch it was computed in; tables must not.
 REWARD_DECIMALS = 6
 
@@ -55,6 +57,9 @@ class TransformersPRM:
         self._rows = Rows(self._model, spec.max_batch)
         self._store = KVStore(int(spec.options.get("kv_store_bytes", KV_STORE_BYTES)))
         self._rewards: dict[bytes, float] = {}
+        # A step is laid out again with every step after it, and a header with every step.
+        self._ids = lru_cache(TEXTS_KEPT)(self._tokenize)
+        self._header = lru_cache(TEXTS_KEPT)(self._render)
         self._thread: ComputeThread[ScoreItem, Score] = ComputeThread("prm", self._tick)
         self._thread.start()
 
@@ -97,8 +102,7 @@ class TransformersPRM:
         if not (is_text(path.problem) and all(map(is_text, path.steps))):
             waiting.fail(PRMError("the problem or a step is not valid Unicode text"))
             return None
-        header = render_prompt(self._tokenizer, self._spec.system_prompt, path.problem)
-        texts = [header, *map(self._laid_out, path.steps)]
+        texts = [self._header(path.problem), *map(self._laid_out, path.steps)]
         pieces, before = [], NO_KEY
         for text in texts:
             key = path_key(before, text.encode())
@@ -123,7 +127,10 @@ class TransformersPRM:
         request.waiting.fail(PRMError(f"{message}: lower limits.max_solution_tokens"))
         return None
 
-    def _ids(self, text: str) -> tuple[int, ...]:
+    def _render(self, problem: str) -> str:
+        return render_prompt(self._tokenizer, self._spec.system_prompt, problem)
+
+    def _tokenize(self, text: str) -> tuple[int, ...]:
         return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _missing(self, requests: list[_Request]) -> list[_Piece]:

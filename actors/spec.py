@@ -3,14 +3,20 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from actors.prompts import PromptStyle
+
+# Options of a PRM that say how it is read, whatever engine runs it.
+OWN_OPTIONS = ("family", "compat")
+
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
     """One policy or PRM deployment.
 
     `model` is a folder or a Hugging Face id; `dtype` a torch dtype's name; `max_batch` how many
-    sequences a replica computes together; `family` is empty for a policy; `options` go to the
-    engine as they are.
+    sequences a replica computes together; `prompt` is the policy's, `system_prompt` and `family`
+    are the PRM's (`family` is empty for a policy); `options` go to the engine as they are, but
+    for `OWN_OPTIONS`.
     """
 
     name: str
@@ -22,9 +28,14 @@ class ModelSpec:
     cpus_per_replica: float = 1
     max_ongoing_requests: int = 256
     max_batch: int = 64
+    prompt: PromptStyle = field(default_factory=PromptStyle)
     system_prompt: str = ""
     family: str = ""
     options: dict[str, Any] = field(default_factory=dict)
+
+    def engine_options(self) -> dict[str, Any]:
+        """The options without those that Branchwise reads itself."""
+        return {key: value for key, value in self.options.items() if key not in OWN_OPTIONS}
 
 
 @dataclass(frozen=True, slots=True)

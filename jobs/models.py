@@ -1,6 +1,9 @@
 """From a recipe's model sections to what replicas are told."""
 
+import dataclasses
+
 from actors.prm_families import PRM_FAMILIES
+from actors.prompts import CHAT, PROMPT_STYLES, TEMPLATE, PromptStyle
 from actors.spec import ModelSpec
 from jobs.recipe_checks import model_folder
 from jobs.settings import ModelSettings, PolicySettings, PRMSettings
@@ -8,7 +11,17 @@ from jobs.settings import ModelSettings, PolicySettings, PRMSettings
 
 def policy_spec(settings: PolicySettings) -> ModelSpec:
     """The policy as its replicas see it."""
-    return _spec(settings, settings.name or settings.model, settings.system_prompt, "")
+    spec, style = _spec(settings, settings.name or settings.model), prompt_style(settings)
+    return dataclasses.replace(spec, prompt=style, system_prompt=style.system)
+
+
+def prompt_style(settings: PolicySettings) -> PromptStyle:
+    """The policy's style, with the texts that the recipe gives for it."""
+    if settings.prompt == CHAT:
+        return PromptStyle(system=settings.system_prompt)
+    if settings.prompt == TEMPLATE:
+        return PromptStyle(template=settings.prompt_template or "")
+    return PROMPT_STYLES[settings.prompt]
 
 
 def prm_spec(settings: PRMSettings | None) -> ModelSpec | None:
@@ -17,10 +30,11 @@ def prm_spec(settings: PRMSettings | None) -> ModelSpec | None:
         return None
     own_prompt = PRM_FAMILIES[settings.family].system_prompt
     prompt = own_prompt if settings.system_prompt is None else settings.system_prompt
-    return _spec(settings, "prm", prompt, settings.family)
+    spec = _spec(settings, "prm")
+    return dataclasses.replace(spec, system_prompt=prompt, family=settings.family)
 
 
-def _spec(settings: ModelSettings, name: str, system_prompt: str, family: str) -> ModelSpec:
+def _spec(settings: ModelSettings, name: str) -> ModelSpec:
     folder = model_folder(settings.model)
     return ModelSpec(
         name=name,
@@ -32,7 +46,5 @@ def _spec(settings: ModelSettings, name: str, system_prompt: str, family: str) -
         cpus_per_replica=settings.cpus_per_replica,
         max_ongoing_requests=settings.max_ongoing_requests,
         max_batch=settings.max_batch,
-        system_prompt=system_prompt,
-        family=family,
         options=dict(settings.options),
     )

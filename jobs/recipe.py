@@ -11,13 +11,14 @@ import json
 import reprlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, JsonValue, ValidationError
 from pydantic_core import ErrorDetails
 
 from jobs.data import DataSource, SourceKind, did_you_mean, source_kind
+from jobs.engine_checks import MEMORY_SHARE
 from jobs.recipe_checks import complaints_about
 from jobs.settings import (
     Dtype,
@@ -29,6 +30,10 @@ from jobs.settings import (
 from search.errors import RecipeError
 
 DEFAULT_SPLIT = "test"
+# vLLM's memory on a GPU that replicas share: of what a replica is lent, so much.
+VLLM_SHARE = 0.9
+
+ModelT = TypeVar("ModelT", bound=ModelSettings)
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -73,7 +78,7 @@ def resolve(recipe: Recipe) -> Recipe:
         update={
             "data": tuple(_filled_source(source) for source in recipe.data),
             "policies": tuple(_filled_policy(policy) for policy in recipe.policies),
-            "prm": recipe.prm and recipe.prm.model_copy(update={"dtype": _dtype(recipe.prm)}),
+            "prm": recipe.prm and _filled_model(recipe.prm),
             "searches": tuple(_filled_search(search) for search in recipe.searches),
         }
     )
@@ -180,7 +185,11 @@ def _filled_source(source: DataSource) -> DataSource:
 
 def _filled_policy(policy: PolicySettings) -> PolicySettings:
     name = policy.name or policy.model.rstrip("/").rpartition("/")[2]
-    return policy.model_copy(update={"name": name, "dtype": _dtype(policy)})
+    return _filled_model(policy).model_copy(update={"name": name})
+
+
+def _filled_model(model: ModelT) -> ModelT:
+    return model.model_copy(update={"dtype": _dtype(model), "options": _options(model)})
 
 
 def _filled_search(search: SearchSettings) -> SearchSettings:
@@ -190,4 +199,11 @@ def _filled_search(search: SearchSettings) -> SearchSettings:
 
 def _dtype(model: ModelSettings) -> Dtype:
     # float64 makes results equal whatever the batch; GPUs are for models too large for that.
-    return model.dtype or ("bfloat16" if model.gpus_per_replica else "float64")
+    exact: Dtype = "float32" if model.engine == "vllm" else "float64"
+    return model.dtype or ("bfloat16" if model.gpus_per_replica else exact)
+
+
+def _options(model: ModelSettings) -> dict[str, JsonValue]:
+    shares_gpu = model.engine == "vllm" and 0 < model.gpus_per_replica < 1
+    share: dict[str, JsonValue] = {MEMORY_SHARE: round(VLLM_SHARE * model.gpus_per_replica, 4)}
+    return share | model.options if shares_gpu else model.options

@@ -8,6 +8,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from jobs.data import DataSource, SourceKind, find_path, is_hub_id, source_kind
+from jobs.engine_checks import (
+    engine_complaints,
+    prm_complaints,
+    prompt_complaints,
+    sharing_complaints,
+)
 from jobs.settings import ModelSettings, PolicySettings, Recipe, SearchSettings
 from search.strategies import STRATEGIES
 
@@ -30,9 +36,15 @@ def complaints_about(recipe: Recipe) -> Iterator[str]:
     yield from _source_complaints(recipe.data)
     yield from _name_complaints(recipe.policies)
     for place, policy in enumerate(recipe.policies):
-        yield from _model_complaints(f"policies.{place}", policy)
+        where = f"policies.{place}"
+        yield from _model_complaints(where, policy)
+        yield from engine_complaints(where, policy, recipe.limits)
+        yield from prompt_complaints(where, policy, model_folder(policy.model))
     if recipe.prm:
         yield from _model_complaints("prm", recipe.prm)
+        yield from engine_complaints("prm", recipe.prm, recipe.limits)
+        yield from prm_complaints(recipe.prm)
+    yield from sharing_complaints(recipe)
     for place, search in enumerate(recipe.searches):
         yield from _search_complaints(f"searches.{place}", search, recipe.prm is not None)
     yield from _repeated_searches(recipe.searches)

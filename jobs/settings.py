@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, JsonValue, PositiveFloat, PositiveInt, field_validator
 
 from actors.prm_families import PRM_FAMILIES
+from actors.prompts import CHAT, PROMPT_STYLES
 from jobs.data import DataSource, Section, did_you_mean, optional
 from search.config import Limits, SearchConfig
 from search.protocols import Sampling
@@ -13,7 +14,7 @@ from search.strategies import STRATEGIES, keep_count
 
 DEFAULT_BRANCHING = 4
 
-Engine = Literal["transformers", "fake"]
+Engine = Literal["transformers", "vllm", "fake"]
 Dtype = Literal["float64", "float32", "bfloat16", "float16"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.\-]*$")]
 
@@ -29,7 +30,9 @@ class ModelSettings(Section):
     engine: Engine = Field(
         default="transformers", description="What runs the model; fake needs no folder"
     )
-    dtype: Dtype | None = optional("Number type; float64 without a GPU, bfloat16 with one")
+    dtype: Dtype | None = optional(
+        "Number type; bfloat16 with GPUs; float64 without, in vllm float32"
+    )
     replicas: PositiveInt = Field(
         default=1, description="Copies of the model, each with its own batch"
     )
@@ -52,9 +55,21 @@ class PolicySettings(ModelSettings):
     """A policy: one rung of the ladder."""
 
     name: Name | None = optional("Name in the tables; the last part of model if not given")
-    system_prompt: str = Field(
-        default="", description="Put before the problem in the chat template"
+    prompt: str = Field(
+        default=CHAT, description=f"What stands around a problem: {', '.join(PROMPT_STYLES)}"
     )
+    system_prompt: str = Field(
+        default="", description="Put before the problem in the chat template (prompt: chat)"
+    )
+    prompt_template: str | None = optional("The whole prompt, with {problem} (prompt: template)")
+
+    @field_validator("prompt")
+    @classmethod
+    def _known_prompt(cls, prompt: str) -> str:
+        if prompt not in PROMPT_STYLES:
+            hint = did_you_mean(prompt, list(PROMPT_STYLES))
+            raise ValueError(f"unknown prompt style {prompt!r}: {hint}")
+        return prompt
 
 
 class PRMSettings(ModelSettings):
@@ -136,6 +151,12 @@ class WorkSettings(Section):
     unit_timeout_s: PositiveFloat = Field(default=3600.0, description="Seconds for one work unit")
 
 
+class ClusterSettings(Section):
+    """The machines a run is planned for."""
+
+    gpu_memory_gib: PositiveFloat | None = optional("Memory of one GPU; 80 is assumed if null")
+
+
 class Recipe(Section):
     """All that a run depends on."""
 
@@ -161,6 +182,9 @@ class Recipe(Section):
     )
     work: WorkSettings = Field(
         default=WorkSettings(), description="Work units and their time limits"
+    )
+    cluster: ClusterSettings = Field(
+        default=ClusterSettings(), description="The machines that the run is planned for"
     )
     runs_folder: str = Field(default="runs", min_length=1, description="Where run folders are made")
 

@@ -19,6 +19,7 @@ from jobs.grading import Verdict
 from jobs.recipe import load_recipe, parse_recipe
 from jobs.results import RunRecord
 from jobs.settings import (
+    ClusterSettings,
     LimitSettings,
     ModelSettings,
     PolicySettings,
@@ -59,6 +60,7 @@ SECTIONS: dict[str, tuple[type[BaseModel], type[BaseModel]]] = {
     "`limits`": (LimitSettings, BaseModel),
     "`sampling`": (SamplingSettings, BaseModel),
     "`work`": (WorkSettings, BaseModel),
+    "`cluster`": (ClusterSettings, BaseModel),
 }
 
 

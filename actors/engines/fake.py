@@ -26,7 +26,7 @@ class FakePolicy:
     """
 
     def __init__(self, spec: ModelSpec) -> None:
-        options = dict(spec.options)
+        options = spec.engine_options()
         self._empty_share = float(options.pop("empty_share", 0.0))
         self._policy = _built(SeededPolicy, options, "policy")
 
@@ -52,7 +52,7 @@ class FakePRM:
     """
 
     def __init__(self, spec: ModelSpec) -> None:
-        options = dict(spec.options)
+        options = spec.engine_options()
         self._nan_share = float(options.pop("nan_share", 0.0))
         self._prm = _built(SeededPRM, options, "prm")
 

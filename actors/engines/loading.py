@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from actors.prompts import PROBLEM, PromptStyle
 from actors.spec import ModelSpec
 from search.errors import RecipeError
 
@@ -26,8 +27,15 @@ def load_model(model_class: type[Any], spec: ModelSpec) -> PreTrainedModel:
 
 
 def load_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
-    """The checkpoint's own tokenizer."""
-    return AutoTokenizer.from_pretrained(spec.model)
+    """The checkpoint's own tokenizer; raises RecipeError if it cannot render the prompt."""
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(spec.model)
+    # The families of PRMs lay out their text themselves, some of them without a chat template.
+    if not (spec.family or spec.prompt.template or tokenizer.chat_template):
+        raise RecipeError(
+            f"{spec.model!r} has no chat template: set policies.N.prompt: template and give the "
+            "prompt in prompt_template"
+        )
+    return tokenizer
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
@@ -44,9 +52,28 @@ def is_text(text: str) -> bool:
     return True
 
 
-def render_prompt(tokenizer: PreTrainedTokenizerBase, system_prompt: str, problem: str) -> str:
-    """The chat template's text up to where the assistant begins to write."""
-    system = [{"role": "system", "content": system_prompt}] if system_prompt else []
-    chat = [*system, {"role": "user", "content": problem}]
-    text = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
-    return str(text)
+def render_prompt(
+    tokenizer: PreTrainedTokenizerBase, prompt: PromptStyle | str, problem: str
+) -> str:
+    """The text up to where the model begins to write; a plain text is a chat's system prompt.
+
+    Whole: tokenize it with add_special_tokens=False, or a second BOS may be added.
+    """
+    style = PromptStyle(system=prompt) if isinstance(prompt, str) else prompt
+    if style.template:
+        return _with_bos(tokenizer, style.template.replace(PROBLEM, problem))
+    system = [{"role": "system", "content": style.system}] if style.system else []
+    user = f"{problem}\n{style.instruction}" if style.instruction else problem
+    chat = [*system, {"role": "user", "content": user}]
+    text = str(tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False))
+    opened = text.rstrip().endswith(style.opening.rstrip())
+    return text if opened else text + style.opening
+
+
+def _with_bos(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+    """A text of the user's own with the BOS its tokenizer would put before it, written once."""
+    bos = tokenizer.bos_token
+    if not isinstance(bos, str) or text.startswith(bos):
+        return text
+    adds_bos = tokenizer("x")["input_ids"][:1] == [tokenizer.bos_token_id]
+    return bos + text if adds_bos else text

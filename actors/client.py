@@ -13,10 +13,13 @@ from typing import Any, Generic, TypeVar
 import stamina
 
 from actors.wire import ExpandItem, Failure, ScoreItem
-from search.errors import BranchwiseError, ClusterError, PolicyError, PRMError
+from search.errors import BranchwiseError, ClusterError, EngineLostError, PolicyError, PRMError
 from search.protocols import Expansion, PolicyPath, PRMPath, Sampling, Score
 
-ATTEMPTS = 5
+# A lost replica is replaced in a minute or so; a large model takes longer to load.
+ATTEMPTS = 60
+REPLACEMENT_TIMEOUT_S = 900.0
+LONGEST_WAIT_S = 15.0
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -49,7 +52,12 @@ class BatchingCaller(Generic[Item, Result]):
 
     async def _exchange(self, batch: list[tuple[Item, "asyncio.Future[Result]"]]) -> None:
         try:
-            async for attempt in stamina.retry_context(_replica_was_lost, attempts=ATTEMPTS):
+            async for attempt in stamina.retry_context(
+                _replica_was_lost,
+                attempts=ATTEMPTS,
+                timeout=REPLACEMENT_TIMEOUT_S,
+                wait_max=LONGEST_WAIT_S,
+            ):
                 with attempt:
                     await self._stream([entry for entry in batch if not entry[1].done()])
         except Exception as error:
@@ -57,9 +65,15 @@ class BatchingCaller(Generic[Item, Result]):
         self._fail(batch, ClusterError("the replica ended a batch before all of it was answered"))
 
     async def _stream(self, batch: list[tuple[Item, "asyncio.Future[Result]"]]) -> None:
+        lost: EngineLostError | None = None
         async for reply in self._method.remote([item for item, _ in batch]):
             for place, result in reply:
-                _settle(batch[place][1], result)
+                if isinstance(result, Failure) and isinstance(result.error, EngineLostError):
+                    lost = result.error
+                else:
+                    _settle(batch[place][1], result)
+        if lost is not None:
+            raise lost
 
     def _fail(self, batch: list[tuple[Item, "asyncio.Future[Result]"]], error: Exception) -> None:
         """Settles what is still open, under the name of the border that the call crossed."""
@@ -89,7 +103,7 @@ def _replica_was_lost(error: Exception) -> bool:
     """Another replica can answer instead: the seeds make it the same answer."""
     from ray.exceptions import RayActorError
 
-    return isinstance(error, RayActorError)
+    return isinstance(error, RayActorError | EngineLostError)
 
 
 def _settle(future: "asyncio.Future[Any]", result: Any) -> None:

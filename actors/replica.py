@@ -24,6 +24,12 @@ class Replica(Generic[Engine]):
         """Called by Serve; a replica whose engine broke raises here and is replaced."""
         self._engine.check_health()
 
+    def __del__(self) -> None:
+        """Called by Serve when it takes the replica away; an engine's own processes go with it."""
+        close = getattr(getattr(self, "_engine", None), "close", None)
+        if close is not None:
+            close()
+
 
 def replica_name() -> str:
     """Serve's id of this replica, or an empty string outside of Serve."""

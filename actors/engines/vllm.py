@@ -13,6 +13,7 @@ from typing import Any
 
 from transformers import AutoModelForCausalLM
 from vllm import SamplingParams
+from vllm.inputs.engine import tokens_input
 from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.exceptions import EngineDeadError
@@ -77,7 +78,7 @@ class VllmPolicy:
         self, name: str, prefix: list[int], params: SamplingParams
     ) -> RequestOutput:
         """The one output of a request; leaving early aborts it."""
-        outputs = self._engine.generate({"prompt_token_ids": prefix}, params, name)
+        outputs = self._engine.generate(tokens_input(prefix), params, name)
         last: RequestOutput | None = None
         async for output in outputs:
             last = output

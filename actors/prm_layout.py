@@ -61,6 +61,7 @@ class PRMLayout:
         self._compat = scores_empty_step(spec, self._family)
         self._ids = lru_cache(TEXTS_KEPT)(self._tokenized)
         self._header = lru_cache(TEXTS_KEPT)(self._render_header)
+        self._start_ids = lru_cache(LAYOUTS_KEPT)(self._tokenize_start)
         self._whole_ids = lru_cache(LAYOUTS_KEPT)(self._tokenize_whole)
         self._is_whole = self._family.whole or self._family.layout == "turns"
         self._separator_id = self._checked_separator()
@@ -146,17 +147,25 @@ class PRMLayout:
         problem = self._without_separator(problem)
         whole = [self._whole_ids(problem, tuple(units[: end + 1])) for end in range(len(units))]
         self._check_ends(whole, sum(map(len, units)))
-        # What a path shares with one that says nothing: the problem, but for a token that melts.
-        header = _common(self._whole_ids(problem, (("",),)), whole[0][:-1])
+        # All first steps of a problem share it, but for a token that melts into the step.
+        header = _common(self._start_ids(problem), whole[0][:-1])
         steps = (later[len(earlier) :] for earlier, later in pairwise(whole))
         return (whole[0][:header], whole[0][header:], *steps)
 
     def _tokenize_whole(self, problem: str, units: tuple[Unit, ...]) -> Tokens:
         texts = [text for unit in units for text in unit]
-        text = self._as_turns(problem, texts) if self._in_turns else self._joined(problem, texts)
-        # A chat template writes the first token itself; in plain text it is the tokenizer's.
-        special = self._family.layout == "plain"
-        return tuple(self._tokenizer(text, add_special_tokens=special)["input_ids"])
+        written = self._as_turns if self._in_turns else self._joined
+        return self._with_first_token(written(problem, texts))
+
+    def _tokenize_start(self, problem: str) -> Tokens:
+        """What a path without a step would begin with."""
+        text = self._as_turns(problem, [""]) if self._in_turns else self._render_header(problem)
+        return self._with_first_token(text.rstrip())
+
+    def _with_first_token(self, text: str) -> Tokens:
+        """A chat template writes it itself; in plain text it is the tokenizer's to add."""
+        add = self._family.layout == "plain"
+        return tuple(self._tokenizer(text, add_special_tokens=add)["input_ids"])
 
     @property
     def _in_turns(self) -> bool:
@@ -236,6 +245,14 @@ class PRMLayout:
             f"{self._spec.model!r} has no token {token!r}: it is not of the family "
             f"{self._spec.family!r}; change prm.family"
         )
+
+
+def too_long(tokens: int, context: int) -> PRMError:
+    """What a solution beyond the PRM's context is answered with."""
+    return PRMError(
+        f"a solution of {tokens} PRM tokens does not fit its context of {context}: "
+        "lower limits.max_solution_tokens"
+    )
 
 
 def _common(first: Tokens, second: Tokens) -> int:

@@ -36,11 +36,15 @@ def load_policy_engine(spec: ModelSpec) -> PolicyEngine:
         from actors.engines.transformers_policy import TransformersPolicy
 
         return TransformersPolicy(spec)
+    if spec.engine == "vllm":
+        from actors.engines.vllm import VllmPolicy
+
+        return VllmPolicy(spec)
     if spec.engine == "fake":
         from actors.engines.fake import FakePolicy
 
         return FakePolicy(spec)
-    raise RecipeError(f"unknown policy engine {spec.engine!r}: use transformers or fake")
+    raise RecipeError(f"unknown policy engine {spec.engine!r}: use transformers, vllm or fake")
 
 
 def load_prm_engine(spec: ModelSpec) -> PRMEngine:
@@ -49,8 +53,12 @@ def load_prm_engine(spec: ModelSpec) -> PRMEngine:
         from actors.engines.transformers_prm import TransformersPRM
 
         return TransformersPRM(spec)
+    if spec.engine == "vllm":
+        from actors.engines.vllm_prm import VllmPRM
+
+        return VllmPRM(spec)
     if spec.engine == "fake":
         from actors.engines.fake import FakePRM
 
         return FakePRM(spec)
-    raise RecipeError(f"unknown PRM engine {spec.engine!r}: use transformers or fake")
+    raise RecipeError(f"unknown PRM engine {spec.engine!r}: use transformers, vllm or fake")

@@ -19,7 +19,7 @@ from transformers import (
 
 from actors.engines.loading import load_model
 from actors.engines.process_reward_model import Qwen2ForPrmModel, Qwen2ForProcessRewardModel
-from actors.prm_families import Reading
+from actors.prm_families import PRMFamily, Reading
 from actors.prm_layout import PRMLayout
 from actors.spec import ModelSpec
 from search.errors import RecipeError
@@ -53,26 +53,32 @@ class PRMModel:
 
 def load_prm(spec: ModelSpec, layout: PRMLayout) -> PRMModel:
     """The checkpoint; raises RecipeError if it has no head for its family's reading."""
-    model = load_model(class_of(spec, layout.family.reading), spec)
+    model = load_model(class_of(spec, layout.family), spec)
     if layout.family.reading == "token_pair":
         return PRMModel(model, model.base_model, _pair_head(spec, model, layout.token_pair))
     [head] = [getattr(model, name) for name in HEADS if hasattr(model, name)]
     return PRMModel(model, model.base_model, head)
 
 
-def class_of(spec: ModelSpec, reading: Reading) -> Any:
+def class_of(spec: ModelSpec, family: PRMFamily) -> Any:
     """What loads the checkpoint; raises RecipeError if it is of another family."""
     try:
-        found = list(AutoConfig.from_pretrained(spec.model).architectures or ["none"])
+        config = AutoConfig.from_pretrained(spec.model)
     except (OSError, ValueError, KeyError) as error:
         first_line = str(error).strip().splitlines()[0]
         raise RecipeError(f"cannot load the model {spec.model!r}: {first_line}") from error
-    for ending, model_class in MODEL_CLASSES[reading].items():
-        if found[0].endswith(ending):
+    if family.reading == "classes" and family.reward_class >= config.num_labels:
+        raise RecipeError(
+            f"prm.options.family.reward_class is {family.reward_class}, and {spec.model!r} has "
+            f"{config.num_labels} classes: use a lower one"
+        )
+    found = (config.architectures or ["model without an architecture"])[0]
+    for ending, model_class in MODEL_CLASSES[family.reading].items():
+        if found.endswith(ending):
             return model_class
     raise RecipeError(
-        f"{spec.model!r} is a {found[0]}, and the family {spec.family!r} needs a "
-        f"{' or '.join(MODEL_CLASSES[reading])}: change prm.family or prm.model"
+        f"{spec.model!r} is a {found}, and the family {spec.family!r} needs a "
+        f"{' or '.join(MODEL_CLASSES[family.reading])}: change prm.family or prm.model"
     )
 
 

@@ -18,7 +18,7 @@ from actors.engines.loading import load_tokenizer
 from actors.engines.prm_model import load_prm
 from actors.engines.rows import Rows
 from actors.prm_families import REWARDS_KEPT, reward_of
-from actors.prm_layout import PRMLayout
+from actors.prm_layout import PRMLayout, too_long
 from actors.spec import ModelFacts, ModelSpec
 from actors.wire import ScoreItem
 from search.errors import PRMError
@@ -160,14 +160,6 @@ class TransformersPRM:
             request.waiting.fail(PRMError(f"{message}: raise prm.options.kv_store_bytes"))
         else:
             request.waiting.resolve(Score(reward, request.computed, request.minimal))
-
-
-def too_long(tokens: int, context: int) -> PRMError:
-    """What a solution beyond the PRM's context is answered with."""
-    return PRMError(
-        f"a solution of {tokens} PRM tokens does not fit its context of {context}: "
-        "lower limits.max_solution_tokens"
-    )
 
 
 def _context_of(model: PreTrainedModel) -> int:

@@ -1,0 +1,136 @@
+"""A PRM of any family on vLLM, which computes only what its prefix cache has not.
+
+A head on every token is asked for its rows, and the last one is the reward's; a causal model is
+asked for the log-probabilities of its two tokens. Invariants: equal (prefix, step) pairs are
+computed once, also while one of them is under way; a request nobody waits for is aborted.
+"""
+
+import dataclasses
+import itertools
+from array import array
+from collections.abc import AsyncGenerator
+from typing import Any, TypeVar
+
+from transformers import AutoConfig
+from vllm import PoolingParams, SamplingParams
+from vllm.config import PoolerConfig
+from vllm.outputs import PoolingRequestOutput, RequestOutput
+from vllm.sampling_params import RequestOutputKind
+from vllm.v1.engine.exceptions import EngineDeadError
+
+from actors.engines.kv_store import path_key
+from actors.engines.loading import load_tokenizer
+from actors.engines.prm_model import class_of
+from actors.engines.shared_requests import SharedRequests
+from actors.engines.value_head_checkpoint import ARCHITECTURE, as_sequence_classifier
+from actors.engines.vllm_start import device_of, engine_lost, parameters_of, start_engine
+from actors.prm_families import REWARDS_KEPT, reward_of
+from actors.prm_layout import PRMLayout, too_long
+from actors.spec import ModelFacts, ModelSpec
+from actors.wire import ScoreItem
+from search.errors import PRMError
+from search.protocols import Score
+
+Output = TypeVar("Output", RequestOutput, PoolingRequestOutput)  # type: ignore[type-arg]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Reading:
+    """A reward, and the tokens that were computed for it."""
+
+    reward: float
+    tokens_computed: int
+
+
+class VllmPRM:
+    """A process reward model served by vLLM."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self._spec = spec
+        self._layout = PRMLayout(spec, load_tokenizer(spec))
+        self._model_class = class_of(spec, self._layout.family)
+        self._is_pair = self._layout.family.reading == "token_pair"
+        role = {"runner": "generate"} if self._is_pair else pooling_arguments()
+        self._engine = start_engine(_as_served(spec), **role)
+        # One token is sampled after the last one, and needs its place.
+        self._context = self._engine.model_config.max_model_len - self._is_pair
+        self._readings: SharedRequests[_Reading] = SharedRequests(REWARDS_KEPT)
+        self._request_names = map(str, itertools.count())
+
+    def facts(self) -> ModelFacts:
+        return ModelFacts(parameters_of(self._model_class, self._spec), device_of(self._spec))
+
+    def check_health(self) -> None:
+        """Raises if the engine has died; Serve then replaces the replica."""
+        if self._engine.errored:
+            raise engine_lost(self._spec, self._engine.dead_error)
+
+    def close(self) -> None:
+        """Ends the engine's processes."""
+        self._engine.shutdown()
+
+    async def score(self, item: ScoreItem) -> Score:
+        """The reward of the path's last step; raises PRMError if the path does not fit."""
+        laid_out = self._layout.lay_out(item.path)
+        ids = laid_out.ids
+        if len(ids) > self._context:
+            raise too_long(len(ids), self._context)
+        read = self._read_pair if self._is_pair else self._read_rows
+        key = path_key(array("q", ids).tobytes())
+        try:
+            reading, bears_cost = await self._readings.once(key, lambda: read(ids))
+        except EngineDeadError as error:
+            raise engine_lost(self._spec, error) from error
+        computed = reading.tokens_computed if bears_cost else 0
+        return Score(reading.reward, computed, laid_out.new_tokens)
+
+    async def _read_rows(self, ids: list[int]) -> _Reading:
+        """vLLM returns a row for every token it computed, so the last is the last token's."""
+        params = PoolingParams(
+            task="token_classify", use_activation=False, skip_reading_prefix_cache=False
+        )
+        prompt, name = {"prompt_token_ids": ids}, next(self._request_names)
+        output = await _last(self._engine.encode(prompt, params, name))
+        rows = output.outputs.data
+        return _Reading(reward_of(self._layout.family, rows[-1].double().tolist()), len(rows))
+
+    async def _read_pair(self, ids: list[int]) -> _Reading:
+        """The two log-probabilities differ from the logits by the same number."""
+        pair = self._layout.token_pair
+        params = SamplingParams(
+            max_tokens=1,
+            temperature=0.0,
+            logprob_token_ids=list(pair),
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        prompt, name = {"prompt_token_ids": ids}, next(self._request_names)
+        output = await _last(self._engine.generate(prompt, params, name))
+        [logprobs] = output.outputs[0].logprobs or []
+        reward = reward_of(self._layout.family, [logprobs[token].logprob for token in pair])
+        return _Reading(reward, len(ids) - (output.num_cached_tokens or 0))
+
+
+def pooling_arguments() -> dict[str, Any]:
+    """What a head on every token needs; other poolings read no prefix cache."""
+    return {
+        "runner": "pooling",
+        "pooler_config": PoolerConfig(task="token_classify", tok_pooling_type="ALL"),
+    }
+
+
+def _as_served(spec: ModelSpec) -> ModelSpec:
+    """The checkpoint under an architecture that vLLM knows."""
+    if ARCHITECTURE in (AutoConfig.from_pretrained(spec.model).architectures or []):
+        return dataclasses.replace(spec, model=as_sequence_classifier(spec.model))
+    return spec
+
+
+async def _last(outputs: AsyncGenerator[Output, None]) -> Output:
+    """The one output of a request; leaving early aborts it."""
+    last: Output | None = None
+    async for output in outputs:
+        last = output
+    if last is None:
+        raise PRMError("vLLM ended a request without an answer")
+    return last

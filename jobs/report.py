@@ -38,6 +38,7 @@ _COSTS = (
     "solutions",
     "generated_policy_tokens",
     "discarded_policy_tokens",
+    "prefix_policy_tokens",
     "computed_prefix_policy_tokens",
     "computed_prm_tokens",
     "minimal_prm_tokens",
@@ -185,7 +186,14 @@ def _costs(run: ReportedRun) -> list[Row]:
     sums = run.units.group_by(_SEARCH).aggregate([(name, "sum") for name in _COSTS])
     costs = [name.removesuffix("_sum") for name in sums.column_names]
     filled = [pc.fill_null(c, 0) if pa.types.is_primitive(c.type) else c for c in sums.columns]
-    return _ordered(run, pa.table(filled, costs))
+    return [row | _cache_use(row) for row in _ordered(run, pa.table(filled, costs))]
+
+
+def _cache_use(row: Row) -> Row:
+    """Prefix tokens read from the KV cache, and PRM tokens over the least possible."""
+    read = max(0, row["prefix_policy_tokens"] - row["computed_prefix_policy_tokens"])
+    minimal = row["minimal_prm_tokens"]
+    return {"read": read, "prm_ratio": row["computed_prm_tokens"] / minimal if minimal else None}
 
 
 def _counted_errors(errors: pa.Table) -> list[Row]:

@@ -68,7 +68,8 @@ class Completion:
 class Expansion:
     """The n completions of one path, and what its prefix cost.
 
-    `prefix_tokens` counts prompt and steps so far; `prefix_tokens_computed` what was computed
+    `prefix_tokens` counts prompt and steps so far, once for each completion, for each of them
+    stands on all of it; `prefix_tokens_computed` what was computed
     of it because it was not in the KV cache. `replica` names who answered.
     """
 

@@ -77,7 +77,8 @@ class Fake:
 
     def paid_expansion(self, path: PolicyPath, completions: Sequence[Completion]) -> Expansion:
         """The completions and the cost of their prefix."""
-        prefix = len(path.problem.encode()) + count_ids(path.token_ids)
+        length = len(path.problem.encode()) + count_ids(path.token_ids)
+        prefix = len(completions) * length
         return Expansion(tuple(completions), prefix, 0 if self.cached else prefix, self.replica)
 
     def paid_score(self, path: PRMPath, reward: float) -> Score:

@@ -99,6 +99,7 @@ def _unit(shared: Row, rng: np.random.Generator) -> Row:
         "seconds": 1.5,
         "solutions": shared["n"],
         "generated_policy_tokens": written,
+        "prefix_policy_tokens": 3 * prefix,
         "computed_prefix_policy_tokens": prefix,
         "computed_prm_tokens": scored,
         "minimal_prm_tokens": scored,

@@ -318,7 +318,8 @@ def test_a_completion_depends_on_its_seed_and_number_alone(
 
     many, few = expand(5), expand(fewer)
     assert many.completions[:fewer] == few.completions
-    assert many.prefix_tokens == few.prefix_tokens == len("p") + len("Step 1: ok 3\n\n")
+    length = len("p") + len("Step 1: ok 3\n\n")
+    assert (many.prefix_tokens, few.prefix_tokens) == (5 * length, fewer * length)
     assert all(0 < count_ids(c.token_ids) <= max_tokens for c in many.completions)
     assert all(decode_ids(c.token_ids) == c.text for c in many.completions)
 

@@ -255,7 +255,7 @@ def test_a_prefix_is_computed_once(policy_folder: Path) -> None:
     engine, prompt = engine_of(policy_folder), len(prompt_ids())
     first = expand(engine, item_of(n=3))
     # The last token is fed with the first new one and so belongs to no prefix.
-    assert (first.prefix_tokens, first.prefix_tokens_computed) == (prompt, prompt - 1)
+    assert (first.prefix_tokens, first.prefix_tokens_computed) == (3 * prompt, prompt - 1)
     assert expand(engine, item_of(n=3)).prefix_tokens_computed == 0
     elsewhere = pack_ids([50, 60, 70])
     found = expand(engine, item_of(steps=elsewhere))

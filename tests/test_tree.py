@@ -313,7 +313,7 @@ def test_the_budget_counts_every_token(cached: bool) -> None:
     prm = ScriptedPRM(COUNTED_REWARDS, cached=cached, replica="r1")
     spent = search(config_of("dvts", 2, 2), policy, prm).budget
     assert (spent.generations, spent.policy_tokens) == (4, 3 + 3 + 2 + 3)
-    assert spent.prefix_tokens == 3 + (3 + 3)
+    assert spent.prefix_tokens == 2 * 3 + 2 * (3 + 3)
     assert spent.prefix_tokens_computed == (0 if cached else spent.prefix_tokens)
     assert spent.prm_tokens_minimal == 4
     assert spent.prm_tokens_computed == (4 if cached else 2 * (3 + 1) + 2 * (3 + 2))

@@ -240,7 +240,8 @@ class TransformersPolicy:
 
     def _expansion(self, request: _Request) -> Expansion:
         completions = tuple(request.completions[child] for child in range(request.item.n))
-        return Expansion(completions, len(request.prefix), request.prefix_computed)
+        needed = len(completions) * len(request.prefix)
+        return Expansion(completions, needed, request.prefix_computed)
 
     def _drop_cancelled(self) -> None:
         for place in reversed(range(len(self._active))):

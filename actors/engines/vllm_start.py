@@ -6,6 +6,8 @@ as it is written; what is set here are the defaults that a search needs.
 
 import dataclasses
 import difflib
+import importlib
+import importlib.util
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,6 +53,7 @@ def start_engine(
     `of_role` are engine arguments that policy or PRM needs; they win over the recipe's options.
     """
     _prepare_process(spec)
+    _check_torchvision()
     try:
         from vllm.v1.engine.async_llm import AsyncLLM
     except ImportError as error:
@@ -143,6 +146,19 @@ def _prepare_process(spec: ModelSpec) -> None:
         os.environ["OMP_NUM_THREADS"] = str(max(1, int(spec.cpus_per_replica)))
     elif spec.gpus_per_replica < 1:
         os.environ["VLLM_RAY_PER_WORKER_GPUS"] = str(spec.gpus_per_replica)
+
+
+def _check_torchvision() -> None:
+    """One built for CUDA beside a CPU torch breaks transformers in ways that name neither."""
+    if importlib.util.find_spec("torchvision") is None:
+        return
+    try:
+        importlib.import_module("torchvision")
+    except (ImportError, RuntimeError, OSError) as error:
+        raise RecipeError(
+            f"torchvision does not fit this torch ({_first_line(error)}): "
+            "pip uninstall -y torchvision torchaudio torchcodec"
+        ) from error
 
 
 def _check_model(spec: ModelSpec) -> None:

@@ -51,6 +51,26 @@ def run(
 
 
 @app.command()
+def plan(
+    recipe: Annotated[Path, typer.Argument(help="A recipe, such as jobs/recipes/demo.yaml.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Changes to it, as key.path=value.")
+    ] = None,
+) -> None:
+    """Say what a recipe needs and costs at most, without starting anything."""
+    from jobs.recipe import load_recipe
+
+    checked = load_recipe(recipe, overrides or [])
+    from rich.console import Console
+
+    from jobs.fit import check_fit
+    from jobs.plan import plan_run, print_plan
+
+    print_plan(plan_run(checked), Console())
+    check_fit(checked)
+
+
+@app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
     to: Annotated[

@@ -20,6 +20,7 @@ from cluster.fanout import Site, UnitTables, run_units
 from jobs.commits import Commits
 from jobs.curves import answers_table
 from jobs.data import BadProblem, load_problems
+from jobs.fit import check_fit
 from jobs.grading import Graders
 from jobs.models import policy_spec, prm_spec
 from jobs.progress import ProgressDisplay
@@ -44,6 +45,7 @@ class RunOutcome:
 
 def run_recipe(recipe: Recipe, address: str | None, console: Console) -> RunOutcome:
     """Runs a recipe and returns its folder; raises BranchwiseError if it cannot start."""
+    check_fit(recipe)
     return asyncio.run(_run(recipe, address, console))
 
 

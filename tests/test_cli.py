@@ -93,7 +93,7 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
 
 def test_help_names_every_command() -> None:
     out = branchwise("--help").out
-    assert all(f" {name} " in out for name in ("run", "report", "models", "strategies"))
+    assert all(f" {name} " in out for name in ("run", "plan", "report", "models", "strategies"))
 
 
 def test_models_are_listed_without_loading_one() -> None:
@@ -109,6 +109,26 @@ def test_strategies_are_listed() -> None:
     lines = [line.split(maxsplit=1) for line in answer.out.splitlines()]
     assert lines == [[name, strategy.summary] for name, strategy in STRATEGIES.items()]
     assert answer.loaded & MODEL_LIBRARIES == set()
+
+
+# Plans
+
+
+def test_a_plan_is_printed_without_a_model_library() -> None:
+    answer = branchwise("plan", "jobs/recipes/math500-llama1b-dvts512.yaml", "data.size=20")
+    assert (answer.code, answer.err) == (0, "")
+    assert "Llama-3.2-1B-Instruct" in answer.out
+    assert "2.3 GiB a GPU" in answer.out
+    assert answer.loaded & HEAVY == set()
+
+
+def test_a_plan_that_cannot_fit_is_refused_by_plan_and_run() -> None:
+    recipe = "jobs/recipes/math500-llama1b-dvts512.yaml"
+    planned = branchwise("plan", recipe, "cluster.gpu_memory_gib=12")
+    [line] = planned.err.splitlines()
+    assert planned.code == 2
+    assert "left for KV cache" in planned.out
+    assert line == refused_line(branchwise("run", recipe, "cluster.gpu_memory_gib=12"))
 
 
 # Reports

@@ -81,7 +81,7 @@ class PRMLayout:
         if not (is_text(path.problem) and all(map(is_text, path.steps))):
             raise PRMError("the problem or a step is not valid Unicode text")
         if self._compat:
-            units, tail = self._units_as_search_and_learn(path.steps)
+            units, tail = self._units_as_search_and_learn(path)
         else:
             units, tail = self._units(path.steps), []
         lay_out = self._as_one_text if self._is_whole else self._piece_by_piece
@@ -96,14 +96,14 @@ class PRMLayout:
     def _clean(self, step: str) -> str:
         return self._without_separator(step.strip()).strip()
 
-    def _units_as_search_and_learn(self, steps: Sequence[str]) -> tuple[list[Unit], list[Unit]]:
+    def _units_as_search_and_learn(self, path: PRMPath) -> tuple[list[Unit], list[Unit]]:
         """Its texts are split at delimiters, so one that ends in a delimiter has an empty end.
 
         A separator of white space is its delimiter: then each line of a step is one.
         """
         separator = self._family.separator
         delimiter = separator if separator.isspace() else DELIMITER
-        units = []
+        steps, units = _with_delimiters(path), []
         for step in steps:
             texts = step.removesuffix(delimiter).split(delimiter)
             units.append(tuple(map(self._without_separator, texts)))
@@ -245,6 +245,13 @@ class PRMLayout:
             f"{self._spec.model!r} has no token {token!r}: it is not of the family "
             f"{self._spec.family!r}; change prm.family"
         )
+
+
+def _with_delimiters(path: PRMPath) -> list[str]:
+    """The steps as the policy wrote them: a step that another one follows ended in it."""
+    *before, last = (step.removesuffix(DELIMITER) for step in path.steps)
+    unfinished = path.unfinished or path.steps[-1].endswith(DELIMITER)
+    return [*(step + DELIMITER for step in before), last + DELIMITER * unfinished]
 
 
 def too_long(tokens: int, context: int) -> PRMError:

@@ -121,7 +121,8 @@ class Growth:
     def _prm_path(self, node: int) -> PRMPath:
         delimiter, tree = self.config.sampling.delimiter, self.tree
         steps = (tree.texts[step].removesuffix(delimiter) for step in tree.path(node))
-        return PRMPath(self.problem.text, tuple(steps))
+        unfinished = tree.texts[node].endswith(delimiter)
+        return PRMPath(self.problem.text, tuple(steps), unfinished)
 
     def _check_scores(self, scores: list[Score], expected: int) -> None:
         if len(scores) != expected:

@@ -45,10 +45,14 @@ class PolicyPath:
 
 @dataclass(frozen=True, slots=True)
 class PRMPath:
-    """A partial solution as text; only its last step is to be scored."""
+    """A partial solution as text; only its last step is to be scored.
+
+    Steps come without their delimiter; `unfinished` says that the last one ended in it.
+    """
 
     problem: str
     steps: tuple[str, ...]
+    unfinished: bool = False
 
 
 @dataclass(frozen=True, slots=True)

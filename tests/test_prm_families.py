@@ -3,12 +3,14 @@
 import asyncio
 import dataclasses
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from prm_zoo import (
     DEPTHS,
     FAMILIES,
@@ -269,6 +271,28 @@ def test_a_family_by_name_takes_no_fields() -> None:
 def test_an_unknown_family_is_refused() -> None:
     with pytest.raises(RecipeError, match="did you mean 'math-shepherd'"):
         family_of(ModelSpec("prm", "x", "transformers", "float32", family="math-sheperd"))
+
+
+def chapter(heading: str) -> str:
+    """A chapter of the page on families."""
+    text = (Path(__file__).parent.parent / "docs" / "prm-families.md").read_text()
+    return text.partition(f"## {heading}\n")[2].partition("\n## ")[0]
+
+
+def test_the_page_shows_a_family_that_works() -> None:
+    written = yaml.safe_load(chapter("A family of your own").split("```")[1].removeprefix("yaml"))
+    assert written["prm"]["options"]["family"] == SHEPHERD
+    shepherd = PRM_FAMILIES["math-shepherd"]
+    assert dataclasses.replace(family_of(custom(SHEPHERD)), empty_step=False) == shepherd
+
+
+def test_the_page_says_every_field() -> None:
+    rows = [
+        line.split("|")[1:3] for line in chapter("A family of your own").splitlines() if "|" in line
+    ]
+    names = [re.findall(r"`(\w+)`", name) for name, _ in rows[2:]]
+    fields = {field.name for field in dataclasses.fields(PRMFamily)}
+    assert {name for row in names for name in row} == fields - {"system_prompt"}
 
 
 # Formulas

@@ -236,6 +236,16 @@ def test_an_unfinished_text_has_an_empty_step(zoo: dict[str, PRMLayout]) -> None
         assert found.new_tokens == sum(map(len, found.pieces[2:]))
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_search_gives_steps_without_delimiters(zoo: dict[str, PRMLayout], family: str) -> None:
+    layout = compat(zoo[family])
+    bare = [step.removesuffix("\n\n") for step in STEPS]
+    for depth in range(1, len(STEPS) + 1):
+        path = PRMPath(PROBLEM, tuple(bare[:depth]), unfinished=STEPS[depth - 1].endswith("\n\n"))
+        assert layout.lay_out(path) == laid_out(layout, *STEPS[:depth])
+        assert zoo[family].lay_out(path) == laid_out(zoo[family], *STEPS[:depth])
+
+
 def test_skywork_scores_every_line(zoo: dict[str, PRMLayout]) -> None:
     layout = compat(zoo["skywork-o1-prm"])
     found = laid_out(layout, "a\n\n", "b\n\n")

@@ -17,7 +17,7 @@ demo: $(VENV)/installed $(if $(filter vllm,$(ENGINE)),$(VENV)/installed-vllm)
 test: $(VENV)/installed-dev $(VENV)/installed-vllm
 	$(BIN)/python -m pytest
 
-lint: $(VENV)/installed-dev
+lint: $(VENV)/installed-dev $(VENV)/installed-vllm
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

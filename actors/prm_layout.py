@@ -9,6 +9,8 @@ separator: published layouts have neither. A step that is then empty is left out
 that ends in one has the reward of the step before it; a path of nothing else is one empty step.
 """
 
+from array import array
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -25,8 +27,8 @@ from search.protocols import PRMPath
 
 # A step is laid out again with every step after it, and a header with every step.
 TEXTS_KEPT = 65_536
-# Whole layouts, as long as a solution each.
-LAYOUTS_KEPT = 4096
+# Texts tokenised as one, as long as a solution each: the nodes that searches go on from.
+LAYOUTS_KEPT = 8192
 DELIMITER = "\n\n"
 PROBE = PRMPath("1 + 1", ("1 + 1 = 2", "2"))
 
@@ -52,6 +54,14 @@ class LaidOut:
         return [token for piece in self.pieces for token in piece]
 
 
+@dataclass(frozen=True, slots=True)
+class _Whole:
+    """A path tokenised as one text: all its tokens, and where each step ends."""
+
+    ids: "array[int]"
+    ends: tuple[int, ...]
+
+
 class PRMLayout:
     """Lays out paths for one PRM; raises RecipeError if its tokenizer is not of its family."""
 
@@ -62,10 +72,11 @@ class PRMLayout:
         self._ids = lru_cache(TEXTS_KEPT)(self._tokenized)
         self._header = lru_cache(TEXTS_KEPT)(self._render_header)
         self._start_ids = lru_cache(LAYOUTS_KEPT)(self._tokenize_start)
-        self._whole_ids = lru_cache(LAYOUTS_KEPT)(self._tokenize_whole)
+        self._known: OrderedDict[tuple[str, tuple[Unit, ...]], _Whole] = OrderedDict()
         self._is_whole = self._family.whole or self._family.layout == "turns"
         self._separator_id = self._checked_separator()
-        self._check_vocabulary()
+        self._pair = self._checked_pair()
+        self._try_out()
 
     @property
     def family(self) -> PRMFamily:
@@ -74,7 +85,7 @@ class PRMLayout:
     @property
     def token_pair(self) -> tuple[int, int]:
         """The tokens whose logits are compared, good and bad."""
-        return self._last_id(self._family.good), self._last_id(self._family.bad)
+        return self._pair
 
     def lay_out(self, path: PRMPath) -> LaidOut:
         """The path in pieces; raises PRMError if a reward would not stand where it must."""
@@ -145,17 +156,32 @@ class PRMLayout:
 
     def _as_one_text(self, problem: str, units: Sequence[Unit]) -> tuple[Tokens, ...]:
         problem = self._without_separator(problem)
-        whole = [self._whole_ids(problem, tuple(units[: end + 1])) for end in range(len(units))]
-        self._check_ends(whole, sum(map(len, units)))
+        whole = self._whole(problem, tuple(units))
         # All first steps of a problem share it, but for a token that melts into the step.
-        header = _common(self._start_ids(problem), whole[0][:-1])
-        steps = (later[len(earlier) :] for earlier, later in pairwise(whole))
-        return (whole[0][:header], whole[0][header:], *steps)
+        header = _common(self._start_ids(problem), whole.ids[: whole.ends[0] - 1])
+        bounds = pairwise((0, header, *whole.ends))
+        return tuple(tuple(whole.ids[start:stop]) for start, stop in bounds)
 
-    def _tokenize_whole(self, problem: str, units: tuple[Unit, ...]) -> Tokens:
+    def _whole(self, problem: str, units: tuple[Unit, ...]) -> _Whole:
+        """The path's tokens, made from those of the longest path before it that is known."""
+        known = len(units)
+        while known and (problem, units[:known]) not in self._known:
+            known -= 1
+        whole = self._known[problem, units[:known]] if known else _Whole(array("i"), ())
+        for end in range(known + 1, len(units) + 1):
+            whole = self._continued(whole, problem, units[:end])
+            self._known[problem, units[:end]] = whole
+        self._known.move_to_end((problem, units))
+        while len(self._known) > LAYOUTS_KEPT:
+            self._known.popitem(last=False)
+        return whole
+
+    def _continued(self, before: _Whole, problem: str, units: tuple[Unit, ...]) -> _Whole:
         texts = [text for unit in units for text in unit]
         written = self._as_turns if self._in_turns else self._joined
-        return self._with_first_token(written(problem, texts))
+        ids = array("i", self._with_first_token(written(problem, texts)))
+        self._check_end(before, ids, len(units), len(texts))
+        return _Whole(ids, (*before.ends, len(ids)))
 
     def _tokenize_start(self, problem: str) -> Tokens:
         """What a path without a step would begin with."""
@@ -172,10 +198,10 @@ class PRMLayout:
         return self._family.layout == "turns"
 
     def _joined(self, problem: str, texts: Sequence[str]) -> str:
-        family = self._family
-        return self._render_header(problem) + family.between.join(
-            text + family.separator for text in texts
-        )
+        family, header = self._family, self._render_header(problem)
+        if not texts[0]:
+            header = header.rstrip(" ")  # two spaces can be one token
+        return header + family.between.join(text + family.separator for text in texts)
 
     def _as_turns(self, problem: str, texts: Sequence[str]) -> str:
         prompt = self._spec.system_prompt
@@ -189,25 +215,28 @@ class PRMLayout:
         )
         return str(text)
 
-    def _check_ends(self, whole: Sequence[Tokens], separators: int) -> None:
-        """Every step ends in a token of its own, which the next one leaves as it is."""
-        found = len({len(ids) for ids in whole if self._stands(ids, whole[-1])})
-        wanted = len(whole)
-        if found == wanted and not self._in_turns:
-            found, wanted = whole[-1].count(self._separator_id), separators
-        if found != wanted:
-            apart = "turns" if self._in_turns else repr(self._family.separator)
-            raise PRMError(
-                f"the layout yields {found} rewards for {wanted} steps of a solution: the PRM's "
-                f"tokenizer does not keep {apart} apart; check prm.family"
-            )
+    def _check_end(self, before: _Whole, ids: "array[int]", steps: int, separators: int) -> None:
+        """The last step ends in a token of its own, and leaves what was there as it is."""
+        found = separators if self._in_turns else ids.count(self._separator_id)
+        if found != separators:
+            raise self._misfit(found, separators)
+        if not self._stands(before, ids):
+            raise self._misfit(steps - 1, steps)
 
-    def _stands(self, ids: Tokens, longest: Tokens) -> bool:
-        """Whether the reward is where it must be: at a separator, or before a good answer."""
-        if longest[: len(ids)] != ids:
+    def _misfit(self, found: int, steps: int) -> PRMError:
+        apart = "turns" if self._in_turns else repr(self._family.separator)
+        return PRMError(
+            f"the layout yields {found} rewards for {steps} steps of a solution: the PRM's "
+            f"tokenizer does not keep {apart} apart; check prm.family"
+        )
+
+    def _stands(self, before: _Whole, ids: "array[int]") -> bool:
+        """Whether rewards are where they must be: at separators, or before good answers."""
+        start = len(before.ids)
+        if ids[:start] != before.ids or start == len(ids):
             return False
         if self._in_turns:
-            return ids == longest or longest[len(ids)] == self.token_pair[0]
+            return not start or ids[start] == self._pair[0]
         return ids[-1] == self._separator_id
 
     # What the tokenizer must have.
@@ -216,13 +245,22 @@ class PRMLayout:
         separator = self._family.separator
         if self._in_turns:
             return -1
-        if not self._is_whole and len(self._ids(separator)) != 1:
+        if self._is_whole:  # its token depends on what stands before it
+            return self._last_id(separator, before="1")
+        if len(self._ids(separator)) != 1:
             raise self._not_of_family(separator)
         return self._last_id(separator)
 
-    def _check_vocabulary(self) -> None:
-        if self._family.reading == "token_pair" and len(set(self.token_pair)) < 2:
-            raise self._not_of_family(self._family.bad)
+    def _checked_pair(self) -> tuple[int, int]:
+        family = self._family
+        if family.reading != "token_pair":
+            return -1, -1
+        pair = self._last_id(family.good), self._last_id(family.bad)
+        if pair[0] == pair[1]:
+            raise self._not_of_family(family.bad)
+        return pair
+
+    def _try_out(self) -> None:
         try:
             self.lay_out(PROBE)
         except (PRMError, ValueError, TemplateError) as error:
@@ -231,9 +269,9 @@ class PRMLayout:
                 "change prm.family"
             ) from error
 
-    def _last_id(self, text: str) -> int:
-        """A token by its text, which its tokenizer may write after a space or its sign for one."""
-        ids = self._ids(text)
+    def _last_id(self, text: str, before: str = "") -> int:
+        """A token by its text, which its tokenizer may write with a sign for a space."""
+        ids = self._ids(before + text)
         if not ids or ids[-1] == self._tokenizer.unk_token_id:
             raise self._not_of_family(text)
         if text.strip() and str(self._tokenizer.decode([ids[-1]])).strip() != text.strip():
@@ -262,7 +300,7 @@ def too_long(tokens: int, context: int) -> PRMError:
     )
 
 
-def _common(first: Tokens, second: Tokens) -> int:
+def _common(first: Sequence[int], second: Sequence[int]) -> int:
     """How many tokens two sequences begin with alike."""
     for place, (one, other) in enumerate(zip(first, second, strict=False)):
         if one != other:

@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import math
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from prm_zoo import (
 )
 from transformers import AutoTokenizer, LlamaForCausalLM
 
-from actors.engines import load_prm_engine
+from actors.engines import load_policy_engine, load_prm_engine
 from actors.engines.transformers_prm import TransformersPRM
 from actors.prm_families import (
     PRM_FAMILIES,
@@ -137,6 +138,16 @@ def test_a_solution_beyond_the_context_is_refused(folders: dict[str, Path]) -> N
         with pytest.raises(ExceptionGroup) as caught:
             score(engine, ("1 " * 600,))
         assert "lower limits.max_solution_tokens" in str(caught.value.exceptions[0])
+
+
+def test_vllm_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("actors.engines.vllm", "actors.engines.vllm_prm"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    spec = spec_of("math-shepherd", Path("nowhere"), "vllm")
+    for load in (load_prm_engine, load_policy_engine):
+        with pytest.raises(RecipeError, match="vLLM is not installed: pip install"):
+            load(spec)
 
 
 # search-and-learn's empty step

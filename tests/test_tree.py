@@ -162,6 +162,7 @@ def test_the_prm_reads_steps_without_the_delimiter() -> None:
     steps = [path.steps for call in prm.calls for path in call]
     assert steps == [("a\nb",), ("a\nb", "c"), ("a\nb", "c", "d")]
     assert {path.problem for call in prm.calls for path in call} == {PROBLEM.text}
+    assert [path.unfinished for call in prm.calls for path in call] == [True, False, False]
 
 
 @pytest.mark.unit

@@ -1,5 +1,7 @@
 """Engines: what computes inside a replica. One entry a name; imports wait until it is used."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Protocol
 
 from actors.spec import ModelFacts, ModelSpec
@@ -37,7 +39,8 @@ def load_policy_engine(spec: ModelSpec) -> PolicyEngine:
 
         return TransformersPolicy(spec)
     if spec.engine == "vllm":
-        from actors.engines.vllm import VllmPolicy
+        with _installed_vllm():
+            from actors.engines.vllm import VllmPolicy
 
         return VllmPolicy(spec)
     if spec.engine == "fake":
@@ -54,7 +57,8 @@ def load_prm_engine(spec: ModelSpec) -> PRMEngine:
 
         return TransformersPRM(spec)
     if spec.engine == "vllm":
-        from actors.engines.vllm_prm import VllmPRM
+        with _installed_vllm():
+            from actors.engines.vllm_prm import VllmPRM
 
         return VllmPRM(spec)
     if spec.engine == "fake":
@@ -62,3 +66,14 @@ def load_prm_engine(spec: ModelSpec) -> PRMEngine:
 
         return FakePRM(spec)
     raise RecipeError(f"unknown PRM engine {spec.engine!r}: use transformers, vllm or fake")
+
+
+@contextlib.contextmanager
+def _installed_vllm() -> Iterator[None]:
+    """Says what to install if importing an engine on vLLM fails."""
+    from actors.engines.vllm_start import MISSING
+
+    try:
+        yield
+    except ImportError as error:
+        raise RecipeError(f"{MISSING} ({error})") from error

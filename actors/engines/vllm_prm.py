@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from transformers import AutoConfig
 from vllm import PoolingParams, SamplingParams
 from vllm.config import PoolerConfig
+from vllm.inputs import TokensPrompt
 from vllm.outputs import PoolingRequestOutput, RequestOutput
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.exceptions import EngineDeadError
@@ -31,7 +32,7 @@ from actors.wire import ScoreItem
 from search.errors import PRMError
 from search.protocols import Score
 
-Output = TypeVar("Output", RequestOutput, PoolingRequestOutput)  # type: ignore[type-arg]
+Output = TypeVar("Output", RequestOutput, PoolingRequestOutput)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -89,7 +90,7 @@ class VllmPRM:
         params = PoolingParams(
             task="token_classify", use_activation=False, skip_reading_prefix_cache=False
         )
-        prompt, name = {"prompt_token_ids": ids}, next(self._request_names)
+        prompt, name = TokensPrompt(prompt_token_ids=ids), next(self._request_names)
         output = await _last(self._engine.encode(prompt, params, name))
         rows = output.outputs.data
         return _Reading(reward_of(self._layout.family, rows[-1].double().tolist()), len(rows))
@@ -104,9 +105,11 @@ class VllmPRM:
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        prompt, name = {"prompt_token_ids": ids}, next(self._request_names)
+        prompt, name = TokensPrompt(prompt_token_ids=ids), next(self._request_names)
         output = await _last(self._engine.generate(prompt, params, name))
-        [logprobs] = output.outputs[0].logprobs or []
+        logprobs = next(iter(output.outputs[0].logprobs or ()), None)
+        if logprobs is None:
+            raise PRMError("vLLM ended a request without log-probabilities")
         reward = reward_of(self._layout.family, [logprobs[token].logprob for token in pair])
         return _Reading(reward, len(ids) - (output.num_cached_tokens or 0))
 

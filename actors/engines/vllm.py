@@ -100,7 +100,7 @@ class VllmPolicy:
         return prefix
 
     def _tokenize_prompt(self, problem: str) -> list[int]:
-        text = render_prompt(self._tokenizer, self._spec.system_prompt, problem)
+        text = render_prompt(self._tokenizer, self._spec.prompt, problem)
         return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _completion(self, part: CompletionOutput) -> Completion:

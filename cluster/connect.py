@@ -15,18 +15,25 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 # Work units and replicas wait on each other more than they compute, so a small machine
 # offers more logical cores than it has.
 LOCAL_LOGICAL_CORES = 8
+# Read by Serve's controller, which has the environment of the job that starts Serve. Spread over
+# machines, replicas with one GPU leave no machine with two for a larger one.
+PACKS = {"RAY_SERVE_USE_PACK_SCHEDULING_STRATEGY": "1"}
 # Set by Ray's job server, which also ships the working directory to every worker.
 SUBMITTED_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
 
 @contextlib.contextmanager
-def connected(address: str | None) -> Iterator[None]:
-    """A connection for the length of a run; a local cluster ends with it."""
+def connected(address: str | None, packs_replicas: bool = False) -> Iterator[None]:
+    """A connection for the length of a run; a local cluster ends with it.
+
+    `packs_replicas`: Serve fills machines one by one, as models on GPUs need it, instead of
+    spreading replicas; it has no effect if Serve runs on the cluster already.
+    """
     import ray
 
     already = ray.is_initialized()
     if not already:
-        _start(address or os.environ.get("RAY_ADDRESS"))
+        _start(address or os.environ.get("RAY_ADDRESS"), PACKS if packs_replicas else {})
     try:
         yield
     finally:
@@ -34,25 +41,26 @@ def connected(address: str | None) -> Iterator[None]:
             ray.shutdown()
 
 
-def _start(target: str | None) -> None:
+def _start(target: str | None, serve_environment: dict[str, str]) -> None:
+    environment = {"env_vars": _worker_environment() | serve_environment}
     if target is None:
-        _start_local()
+        _start_local(environment)
         return
     try:
-        _init(address=target, runtime_env={"env_vars": _worker_environment()})
+        _init(address=target, runtime_env=environment)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ClusterError(f"cannot reach the Ray cluster at {target}: {error}") from error
 
 
 @stamina.retry(on=(RuntimeError, TimeoutError), attempts=2, wait_initial=5.0)
-def _start_local() -> None:
+def _start_local(environment: dict[str, Any]) -> None:
     """Under load the raylet can miss its fixed 30 s start wait: tried twice."""
     cores = max(LOCAL_LOGICAL_CORES, os.cpu_count() or 1)
     _init(
         address="local",
         num_cpus=cores,
         include_dashboard=False,
-        runtime_env={"env_vars": _worker_environment()},
+        runtime_env=environment,
     )
 
 

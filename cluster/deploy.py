@@ -11,9 +11,11 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from actors.spec import ModelFacts, ModelSpec
+from cluster.packing import Machine, Unplaced, packed
 from search.errors import ClusterError
 
 HEALTH_CHECK_PERIOD_S = 5.0
+CORES_OF_A_UNIT = 1.0
 ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
 
 
@@ -62,6 +64,9 @@ def deployment(role: str, spec: ModelSpec) -> Any:
         num_replicas=spec.replicas,
         max_ongoing_requests=spec.max_ongoing_requests,
         health_check_period_s=HEALTH_CHECK_PERIOD_S,
+        # One actor has all GPUs of its replica, so they are in one machine and visible to it,
+        # and vLLM cuts the model over them with processes of its own. In a placement group it
+        # would take its Ray executor, which wants one bundle for each GPU.
         ray_actor_options={
             "num_cpus": spec.cpus_per_replica,
             "num_gpus": spec.gpus_per_replica,
@@ -76,13 +81,49 @@ def deployment(role: str, spec: ModelSpec) -> Any:
 def check_capacity(policies: Sequence[ModelSpec], prm: ModelSpec | None) -> None:
     """Refuses before any model loads what Serve would wait for without end.
 
-    Policies run one after the other, so the largest of them and the PRM must fit at once,
-    and a core must be left for work units.
+    Policies run one after the other, so each of them must fit beside the PRM, machine by
+    machine, and a core must be left for work units.
     """
     import ray
 
     offered = ray.cluster_resources()
-    for resource, needs, left_for_units in (("GPU", _gpus, 0.0), ("CPU", _cpus, 1.0)):
+    _check_sums(offered, policies, prm)
+    machines = [_machine(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+    for policy in policies:
+        models = [prm, policy] if prm else [policy]
+        found = packed(machines, models)
+        if isinstance(found, Unplaced):
+            raise ClusterError(_no_room(found, machines))
+        if not any(machine.cores >= CORES_OF_A_UNIT for machine in found):
+            raise ClusterError(
+                "the replicas leave no machine with a core for work units: lower replicas or "
+                "cpus_per_replica, or use a larger cluster"
+            )
+
+
+def uses_gpus(policies: Sequence[ModelSpec], prm: ModelSpec | None) -> bool:
+    """Whether any model needs one."""
+    return any(spec.gpus_per_replica > 0 for spec in [*policies, *([prm] if prm else [])])
+
+
+def _machine(resources: dict[str, float]) -> Machine:
+    return Machine(resources.get("CPU", 0.0), (1.0,) * int(resources.get("GPU", 0.0)))
+
+
+def _no_room(found: Unplaced, machines: Sequence[Machine]) -> str:
+    spec, largest = found.spec, max(len(machine.gpus) for machine in machines)
+    each = f"{spec.gpus_per_replica:g} GPUs and {spec.cpus_per_replica:g} CPUs on one machine"
+    return (
+        f"{found.placed} of {spec.replicas} replicas of {spec.name} find room, for each needs "
+        f"{each} and no machine has them left (the largest has {largest} GPUs): lower replicas, "
+        "gpus_per_replica or cpus_per_replica, or use larger machines"
+    )
+
+
+def _check_sums(
+    offered: dict[str, float], policies: Sequence[ModelSpec], prm: ModelSpec | None
+) -> None:
+    for resource, needs, left_for_units in (("GPU", _gpus, 0.0), ("CPU", _cpus, CORES_OF_A_UNIT)):
         wanted = max(map(needs, policies)) + (needs(prm) if prm else 0) + left_for_units
         if wanted > offered.get(resource, 0):
             raise ClusterError(

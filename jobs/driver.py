@@ -15,7 +15,7 @@ from rich.console import Console
 
 from actors.spec import ModelFacts, ModelSpec
 from cluster.connect import connected
-from cluster.deploy import check_capacity, deployed
+from cluster.deploy import check_capacity, deployed, uses_gpus
 from cluster.fanout import Site, UnitTables, run_units
 from jobs.commits import Commits
 from jobs.curves import answers_table
@@ -74,7 +74,7 @@ async def _search_all(
     """Every policy of the ladder in turn, with the PRM deployed once; counts failed units."""
     policies = [policy_spec(policy) for policy in recipe.policies]
     prm, failed = prm_spec(recipe.prm), 0
-    with connected(address):
+    with connected(address, packs_replicas=uses_gpus(policies, prm)):
         check_capacity(policies, prm)
         async with deployed("prm", prm) as prm_facts:
             for policy in policies:

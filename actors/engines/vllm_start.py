@@ -31,9 +31,6 @@ CPU_DEFAULTS: dict[str, Any] = {
     "kv_cache_memory_bytes": 512 << 20,
     "enforce_eager": True,
 }
-# A replica has all its GPUs in one bundle of a placement group (cluster/deploy.py): left alone,
-# vLLM sees the group, takes its Ray executor and waits for one bundle a GPU.
-SEVERAL_GPUS_DEFAULTS: dict[str, Any] = {"distributed_executor_backend": "mp"}
 # What a replica sets itself; a recipe gives these by keys of its own.
 OWN_KEYS = {
     "model": "model",
@@ -79,7 +76,7 @@ def engine_arguments(spec: ModelSpec, of_role: dict[str, Any]) -> "AsyncEngineAr
     arguments = {
         "seed": 0,
         "disable_log_stats": True,
-        **_defaults(spec),
+        **({} if spec.gpus_per_replica else CPU_DEFAULTS),
         **options,
         "model": spec.model,
         "dtype": "float32" if spec.dtype == "float64" else spec.dtype,
@@ -88,12 +85,6 @@ def engine_arguments(spec: ModelSpec, of_role: dict[str, Any]) -> "AsyncEngineAr
         **of_role,
     }
     return AsyncEngineArgs(**arguments)
-
-
-def _defaults(spec: ModelSpec) -> dict[str, Any]:
-    if not spec.gpus_per_replica:
-        return CPU_DEFAULTS
-    return SEVERAL_GPUS_DEFAULTS if spec.gpus_per_replica > 1 else {}
 
 
 def engine_lost(spec: ModelSpec, error: BaseException) -> EngineLostError:

@@ -100,6 +100,15 @@ def made(family: str, folder: Path) -> Path:
     return folder
 
 
+@torch.no_grad()
+def save(model: Any, folder: Path) -> None:
+    """Saves a model whose biases, new ones being zero, count."""
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            parameter.normal_(std=0.3)
+    model.save_pretrained(folder)
+
+
 def stripped(steps: Sequence[str]) -> list[str]:
     return [step.strip() for step in steps]
 
@@ -108,7 +117,7 @@ def stripped(steps: Sequence[str]) -> list[str]:
 
 
 def make_qwen(folder: Path) -> None:
-    Qwen2ForProcessRewardModel(Qwen2Config(**SIZES)).save_pretrained(folder)
+    save(Qwen2ForProcessRewardModel(Qwen2Config(**SIZES)), folder)
     AutoTokenizer.from_pretrained(TOKENIZER_FOLDER).save_pretrained(folder)
 
 
@@ -130,7 +139,7 @@ def qwen_rewards(folder: Path, steps: Sequence[str], system: str) -> list[float]
 
 
 def make_skywork(folder: Path) -> None:
-    Qwen2ForPrmModel(Qwen2Config(**SIZES)).save_pretrained(folder)
+    save(Qwen2ForPrmModel(Qwen2Config(**SIZES)), folder)
     AutoTokenizer.from_pretrained(TOKENIZER_FOLDER).save_pretrained(folder)
 
 
@@ -158,7 +167,7 @@ def make_shepherd(folder: Path) -> None:
     tokenizer = sentencepiece_like(MISTRAL_MERGES)
     tokenizer.save_pretrained(folder)
     sizes = SIZES | {"vocab_size": len(tokenizer)}
-    MistralForCausalLM(MistralConfig(**sizes, head_dim=32)).save_pretrained(folder)
+    save(MistralForCausalLM(MistralConfig(**sizes, head_dim=32)), folder)
 
 
 def sentencepiece_like(merges: Sequence[tuple[str, str]]) -> PreTrainedTokenizerFast:
@@ -216,7 +225,7 @@ def make_rlhflow(folder: Path) -> None:
     tokenizer.chat_template = LLAMA_3_TEMPLATE
     tokenizer.save_pretrained(folder)
     sizes = SIZES | {"vocab_size": len(tokenizer)}
-    LlamaForCausalLM(LlamaConfig(**sizes)).save_pretrained(folder)
+    save(LlamaForCausalLM(LlamaConfig(**sizes)), folder)
 
 
 def rlhflow_rewards(folder: Path, steps: Sequence[str]) -> list[float]:

@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import math
 import re
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,10 +25,12 @@ from prm_zoo import (
     skywork_line_rewards,
     spec_of,
 )
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, LlamaForCausalLM
 
 from actors.engines import load_policy_engine, load_prm_engine
 from actors.engines.transformers_prm import TransformersPRM
+from actors.engines.value_head_checkpoint import as_sequence_classifier
 from actors.prm_families import (
     PRM_FAMILIES,
     PRMFamily,
@@ -230,6 +233,27 @@ def test_a_family_of_ones_own(folders: dict[str, Path]) -> None:
     logits = forward(LlamaForCausalLM, folder, torch.tensor([ids])).logits[0, -1, pair]
     expected = float(logits.softmax(dim=-1)[0])
     assert score(engine, STEPS[:2])[0].reward == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_sequence_classifier_is_a_value_head(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Skywork's, as it is made for vLLM; transformers' classifiers have no bias."""
+    folder = Path(shutil.copytree(folders["skywork-o1-prm"], tmp_path / "prm"))
+    tensors = load_file(folder / "model.safetensors")
+    tensors["v_head.summary.bias"].zero_()
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    written = {
+        "layout": "plain",
+        "reading": "value",
+        "problem": "{problem}\n",
+        "separator": "\n",
+        "separator_inside": " ",
+    }
+    engine = TransformersPRM(custom(written, Path(as_sequence_classifier(str(folder)))))
+    expected = MEMBERS["skywork-o1-prm"].rewards(folder, STEPS)
+    assert rewards_of(engine, STEPS) == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize(

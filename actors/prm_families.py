@@ -171,8 +171,9 @@ def _check_fields_together(family: PRMFamily) -> None:
         raise RecipeError(f"{at}.separator must not be empty in the layout {family.layout}")
     if family.layout == "turns" and family.reading != "token_pair":
         raise RecipeError(f"{at}.reading must be token_pair in the layout turns")
-    if family.separator and family.separator in family.separator_inside:
-        raise RecipeError(f"{at}.separator_inside must not contain the separator")
+    # Taking separators out of a step must come to an end.
+    if set(family.separator.strip() or family.separator) & set(family.separator_inside):
+        raise RecipeError(f"{at}.separator_inside must have no letter of the separator")
     if family.reward_class < 0:
         raise RecipeError(f"{at}.reward_class must not be negative")
 

@@ -282,8 +282,8 @@ def test_a_sequence_classifier_is_a_value_head(
             "prm.options.family.problem must contain {problem}",
         ),
         (
-            {"separator": "x", "separator_inside": "xx"},
-            "prm.options.family.separator_inside must not contain the separator",
+            {"separator": " xy", "separator_inside": "yz"},
+            "prm.options.family.separator_inside must have no letter of the separator",
         ),
         (
             {"separator": "x", "reward_class": -1},

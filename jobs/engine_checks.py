@@ -12,11 +12,14 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from actors.engines.vllm_start import OWN_KEYS
+from actors.prm_families import SEARCH_AND_LEARN, family_of
 from actors.prompts import CHAT, PROBLEM, TEMPLATE
+from actors.spec import ModelSpec
 from jobs.data import did_you_mean
 from jobs.settings import LimitSettings, ModelSettings, PolicySettings, PRMSettings, Recipe
+from search.errors import RecipeError
 
-COMPATS = ("search-and-learn",)
+COMPATS = (SEARCH_AND_LEARN,)
 MEMORY_SHARE = "gpu_memory_utilization"
 # What vLLM may take of one card in all; the rest is the driver's and the processes' own.
 MEMORY_SHARES_OF_A_CARD = 0.95
@@ -126,13 +129,14 @@ def _has_chat_template(folder: Path) -> bool:
 
 def prm_complaints(prm: PRMSettings) -> Iterator[str]:
     """The options of a PRM that are Branchwise's own, whatever the engine."""
-    compat, family = prm.options.get("compat"), prm.options.get("family")
+    compat = prm.options.get("compat")
     if "compat" in prm.options and compat not in COMPATS:
         yield f"prm.options.compat: unknown {compat!r}: {did_you_mean(str(compat), COMPATS)}"
-    if prm.family == "custom" and not isinstance(family, dict):
-        yield "prm.options.family is missing: prm.family: custom needs its layout there"
-    elif prm.family != "custom" and family is not None:
-        yield f"prm.options.family means nothing for {prm.family}: use prm.family: custom"
+    spec = ModelSpec("prm", prm.model, prm.engine, "", family=prm.family, options=prm.options)
+    try:
+        family_of(spec)
+    except RecipeError as error:
+        yield str(error)
 
 
 def sharing_complaints(recipe: Recipe) -> Iterator[str]:

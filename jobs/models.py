@@ -11,8 +11,8 @@ from jobs.settings import ModelSettings, PolicySettings, PRMSettings
 
 def policy_spec(settings: PolicySettings) -> ModelSpec:
     """The policy as its replicas see it."""
-    spec, style = _spec(settings, settings.name or settings.model), prompt_style(settings)
-    return dataclasses.replace(spec, prompt=style, system_prompt=style.system)
+    spec = _spec(settings, settings.name or settings.model)
+    return dataclasses.replace(spec, prompt=prompt_style(settings))
 
 
 def prompt_style(settings: PolicySettings) -> PromptStyle:

@@ -145,6 +145,8 @@ def test_the_custom_family_needs_its_layout() -> None:
     assert "custom" in PRM_FAMILIES
     parse_recipe(vllm_pair({}, {"family": "custom", "options": {"family": {"separator": "+"}}}))
     assert "prm.options.family" in refusal(vllm_pair({}, {"family": "custom"}))
+    misspelt = {"family": "custom", "options": {"family": {"separater": "+"}}}
+    assert "did you mean 'separator'?" in refusal(vllm_pair({}, misspelt))
 
 
 def test_a_fake_prm_takes_them_too() -> None:

@@ -22,7 +22,7 @@ bench: $(VENV)/installed-dev
 
 # Trains every embedded model again (hours on two cores) and measures them for the model card.
 models: $(VENV)/installed-dev
-	for model in policy-0.1m policy-0.6m policy-3m prm-1m; do \
+	for model in policy-0.1m policy-0.6m policy-3m prm-2m; do \
 		$(BIN)/python -m embedded.train $$model || exit 1; \
 	done
 	$(BIN)/python -m embedded.card

@@ -4,14 +4,13 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import stamina
 
+from cluster.repository import REPOSITORY
 from search.errors import ClusterError
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 # Work units and replicas wait on each other more than they compute, so a small machine
 # offers more logical cores than it has.
 LOCAL_LOGICAL_CORES = 8

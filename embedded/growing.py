@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import Qwen2ForCausalLM
+from transformers import PreTrainedModel, Qwen2ForCausalLM
 
 PREVIOUS_TOKEN_SHARPNESS = 60.0
 
 
 @torch.no_grad()
-def grow(small: Qwen2ForCausalLM, large: Qwen2ForCausalLM) -> None:
+def grow(small: Qwen2ForCausalLM, large: PreTrainedModel) -> None:
     """Overwrites `large` (same head size and group size, no dimension smaller) with `small`."""
     narrow, wide = small.config.hidden_size, large.config.hidden_size
     _embed(large.model.embed_tokens.weight, small.model.embed_tokens.weight)

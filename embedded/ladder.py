@@ -4,12 +4,14 @@ Everything a training run depends on stands in this table, so that one command a
 give the same model again. Head size is 32, the smallest that vLLM serves on a CPU.
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 MODELS = Path(__file__).parent / "models"
 HEAD_SIZE = 32
 CONTEXT_TOKENS = 512
+ROPE_THETA = 10_000.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,14 @@ class Training:
     examples: int
     seed: int
     stream: int
+
+    def rate_at(self, step: int) -> float:
+        """Linear warm-up over 2 % of the steps, then a cosine to zero."""
+        warm_up = max(1, self.steps // 50)
+        if step < warm_up:
+            return self.learning_rate * (step + 1) / warm_up
+        part = (step - warm_up) / max(1, self.steps - warm_up)
+        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * part))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +76,13 @@ LADDER = {
         ),
     )
 }
-# The PRM is built in two stages. A copy of this policy learns to continue solutions in the PRM's
-# layout (READER) and is then frozen. Layers of its own above learn to tell what was written from
-# what the reader expects.
+# The PRM is built in three stages. A copy of this policy learns to continue solutions in the PRM's
+# layout (READER) and is then frozen, inside a wider model. Two layers above learn to say how
+# surprised it is by every token (SURPRISE: examples are rows, the batch is in tokens); the last
+# one and the head learn from labels.
 PRM_STARTS_FROM = LADDER["policy-0.6m"]
-READER = Member("prm-reader", PRM_STARTS_FROM.shape, Training(900, 32, 1.5e-3, 60_000, 5, 5))
-PRM = Member("prm-1m", Shape(128, 6, 320, 4, 2), Training(1_300, 24, 1.5e-3, 50_000, 4, 4))
+READER = Member("prm-reader", PRM_STARTS_FROM.shape, Training(4_500, 32, 1.5e-3, 150_000, 5, 5))
+SURPRISE = Training(4_000, 1_024, 3e-3, 3_000, 6, 4)
+PRM = Member("prm-2m", Shape(192, 6, 320, 6, 3), Training(2_000, 24, 2e-3, 50_000, 4, 4))
 # It learns from what these policies write.
-PRM_SEES = (LADDER["policy-0.1m"], LADDER["policy-0.6m"])
+PRM_SEES = tuple(LADDER.values())

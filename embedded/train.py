@@ -7,7 +7,6 @@ zero along a cosine.
 
 import argparse
 import logging
-import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,6 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2Config, Qw
 from actors.engines.loading import render_prompt
 from actors.engines.process_reward_model import Qwen2ForProcessRewardModel
 from actors.prm_families import PRM_FAMILIES
-from embedded.comparing import start_comparing
 from embedded.growing import enlarge, grow, quieten
 from embedded.ladder import (
     CONTEXT_TOKENS,
@@ -30,20 +28,19 @@ from embedded.ladder import (
     PRM_SEES,
     PRM_STARTS_FROM,
     READER,
+    SURPRISE,
     Member,
     Shape,
     Training,
 )
 from embedded.prm_data import solutions_to_judge
+from embedded.surprise import IGNORED, learn_surprise, most_frequent, prepare_surprise
 from embedded.tasks import STEP_DELIMITER, training_problems
 from embedded.tokenizer import train_tokenizer
 
-IGNORED = -100
 PRM_FAMILY = PRM_FAMILIES["qwen2.5-math-prm"]
-ROPE_THETA = 10_000.0
 # Root mean square of the residual stream above the reader's layers.
 READER_LOUDNESS = 20.0
-COMPARED = Training(0, 0, 0.0, 1_500, 0, 77)
 REPORT_EVERY_STEPS = 100
 BATCHES_SORTED_TOGETHER = 32
 log = logging.getLogger("embedded.train")
@@ -105,15 +102,6 @@ def qwen2_config(shape: Shape, tokenizer: PreTrainedTokenizerBase) -> Qwen2Confi
     )
 
 
-def learning_rate(step: int, training: Training) -> float:
-    """Linear warm-up, then a cosine to zero."""
-    warm_up = max(1, training.steps // 50)
-    if step < warm_up:
-        return training.learning_rate * (step + 1) / warm_up
-    part = (step - warm_up) / max(1, training.steps - warm_up)
-    return training.learning_rate * 0.5 * (1 + math.cos(math.pi * part))
-
-
 def draw_batches(
     examples: Examples, training: Training
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -150,7 +138,7 @@ def optimise(model: torch.nn.Module, examples: Examples, member: Member) -> None
     started, losses = time.perf_counter(), []
     for step, (ids, labels) in enumerate(draw_batches(examples, member.training)):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, member.training)
+            group["lr"] = member.training.rate_at(step)
         loss = model(input_ids=ids, labels=labels).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(learned, 1.0)
@@ -226,13 +214,15 @@ class StepClassifier(torch.nn.Module):
 
 
 def train_prm(member: Member) -> None:
-    """Trains and saves the PRM: its reader, then the layers above."""
+    """Trains and saves the PRM: its reader, the surprise above it, then the last layer."""
     tokenizer = AutoTokenizer.from_pretrained(PRM_STARTS_FROM.folder)
     tokenizer.save_pretrained(member.folder)
     reader = train_reader(tokenizer)
     torch.manual_seed(member.training.seed)
+    examples = prm_examples(tokenizer, member.training)
     prm = built_prm(member, reader, tokenizer)
-    optimise(StepClassifier(prm), prm_examples(tokenizer, member.training), member)
+    add_surprise(prm, reader, examples)
+    optimise(StepClassifier(prm), examples, member)
     prm.save_pretrained(member.folder)
 
 
@@ -246,29 +236,31 @@ def train_reader(tokenizer: PreTrainedTokenizerBase) -> Qwen2ForCausalLM:
 def built_prm(
     member: Member, reader: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerBase
 ) -> Qwen2ForProcessRewardModel:
-    """The reader's layers, frozen, below new ones of which the first begins as a comparison."""
+    """A wider model with the reader in its first layers and new ones above."""
     config = qwen2_config(member.shape, tokenizer)
     config.architectures, config.num_labels = ["Qwen2ForProcessRewardModel"], 2
     prm = Qwen2ForProcessRewardModel(config)
-    prm.model.load_state_dict(reader.model.state_dict(), strict=False)
-    below = READER.shape.layers
-    freeze(prm, below)
+    grow(reader, prm)
+    below = len(reader.model.layers)
     quieten(prm.model, below, 1 / READER_LOUDNESS)
-    enlarge(prm.model.layers[below:])
-    right = reading_examples(tokenizer, COMPARED)
-    ids, labels = right.batch(np.arange(COMPARED.examples))
-    start_comparing(prm.model, below, ids, labels != IGNORED, ROPE_THETA)
-    for layer in prm.model.layers[below + 1 :]:
-        torch.nn.init.zeros_(layer.self_attn.q_proj.weight)  # begins by looking at all alike
+    enlarge([*prm.model.layers[below:], prm.score])
+    torch.nn.init.ones_(prm.model.norm.weight)
+    # The last layer begins by looking at all tokens alike.
+    torch.nn.init.zeros_(prm.model.layers[-1].self_attn.q_proj.weight)
     return prm
 
 
-def freeze(prm: Qwen2ForProcessRewardModel, layers: int) -> None:
-    """Keeps the reader as it is: what it expects is what the new layers compare with.
+def add_surprise(
+    prm: Qwen2ForProcessRewardModel, reader: Qwen2ForCausalLM, examples: Examples
+) -> None:
+    """Teaches the layers above the reader to say how surprised it is, then freezes them too.
 
-    Left free, it forgets its arithmetic before the new layers have learned to use it.
+    Left free, the reader forgets its arithmetic before the last layer has learned to use it.
     """
-    for part in (prm.model.embed_tokens, *prm.model.layers[:layers]):
+    ids, labels = examples.batch(np.arange(SURPRISE.examples))
+    prepare_surprise(prm.model, reader, most_frequent(ids[labels != IGNORED]))
+    learn_surprise(prm.model, reader, (ids, labels), SURPRISE)
+    for part in (prm.model.embed_tokens, *prm.model.layers[:-1]):
         part.requires_grad_(False)
 
 

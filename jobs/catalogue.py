@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from math import prod
 from pathlib import Path
 
-MODELS = Path(__file__).resolve().parent.parent / "embedded" / "models"
+from cluster.repository import REPOSITORY
+
+MODELS = REPOSITORY / "embedded" / "models"
 
 
 def embedded_models(folder: Path = MODELS) -> Iterator[str]:

@@ -19,11 +19,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, PositiveInt, field_validator
 
+from cluster.repository import REPOSITORY
 from search.answers import boxed_answer
 from search.errors import RecipeError
 from search.problem import Problem
 
-REPOSITORY_ROOT = Path(__file__).resolve().parent.parent
 REASONING_GYM = "reasoning_gym:"
 TEXT_FIELDS = ("problem", "question", "text")
 REFERENCE_FIELDS = ("answer", "reference_answer", "final_answer", "solution")
@@ -117,7 +117,7 @@ def did_you_mean(word: str, known: Sequence[str]) -> str:
 def find_path(value: str) -> Path | None:
     """An existing path: looked up from the current folder, then from the repository root."""
     path = Path(value).expanduser()
-    places = (path, REPOSITORY_ROOT / path)
+    places = (path, REPOSITORY / path)
     return next((place.absolute() for place in places if place.exists()), None)
 
 

@@ -94,7 +94,9 @@ async def _search(
     console: Console,
 ) -> int:
     """One policy's searches over all problems: fan out, grade, commit."""
-    units_by_problem = {p.problem_id: len(list(plan([p], recipe))) for p in problems}
+    units_by_problem = {
+        p.problem_id: len(list(plan([p], recipe, site.policy_name))) for p in problems
+    }
     commits = Commits(writer, graders, units_by_problem)
     slots = asyncio.Semaphore(2 * recipe.work.grading_processes)
 
@@ -102,18 +104,19 @@ async def _search(
         progress.update(done.units, await commits.take(done))
         slots.release()
 
+    units = plan(problems, recipe, site.policy_name)
     with ProgressDisplay(site.policy_name, units_by_problem, console) as progress:
         async with asyncio.TaskGroup() as tasks:
-            async for done in run_units(plan(problems, recipe), site, units_in_flight(recipe)):
+            async for done in run_units(units, site, units_in_flight(recipe)):
                 await slots.acquire()
                 tasks.create_task(commit(done))
     return progress.tally.failed
 
 
-def plan(problems: Iterable[Problem], recipe: Recipe) -> Iterator[WorkUnit]:
+def plan(problems: Iterable[Problem], recipe: Recipe, policy: str) -> Iterator[WorkUnit]:
     """The work units of one policy, problem by problem."""
     for problem in problems:
-        for config in recipe.search_configs():
+        for config in recipe.search_configs(policy):
             yield from partition(problem, config, recipe.work.solutions_per_unit)
 
 

@@ -36,8 +36,9 @@ NARROW_PROMPT_TOKENS = 256
 class RunPlan:
     """The whole run in numbers. `problems` is None if that takes a download to know.
 
-    `units`, `level_tokens` and `most_tokens` are of one problem with one policy: work units;
-    policy tokens if discarded steps are as long as kept ones; and the bound that holds anyway.
+    `searches`, `units`, `level_tokens` and `most_tokens` are of one problem with all policies:
+    searches; work units; policy tokens if discarded steps are as long as kept ones; and the bound
+    that holds anyway.
     """
 
     recipe: Recipe
@@ -53,7 +54,8 @@ class RunPlan:
 
 def plan_run(recipe: Recipe) -> RunPlan:
     """Plans a resolved recipe."""
-    configs, spu = recipe.search_configs(), recipe.work.solutions_per_unit
+    configs = [c for policy in recipe.policies for c in recipe.search_configs(policy.name)]
+    spu = recipe.work.solutions_per_unit
     anything = Problem("p", "", "")
     models = list(recipe.policies), [recipe.prm] if recipe.prm else []
     return RunPlan(
@@ -187,10 +189,10 @@ def _run_table(plan: RunPlan) -> Table:
 
 
 def _run_rows(plan: RunPlan) -> Iterator[tuple[str, str]]:
-    recipe, policies = plan.recipe, len(plan.recipe.policies)
+    recipe = plan.recipe
     problems = UNKNOWN if plan.problems is None else f"{plan.problems:,}"
     yield "problems", problems
-    yield "searches of a problem", f"{plan.searches} by each of the policies ({policies})"
+    yield "searches of a problem", f"{plan.searches} (policies: {len(recipe.policies)})"
     yield "work units", _of_all(plan, plan.units)
     yield "GPUs at once", f"{plan.gpus:g} (largest policy and PRM)"
     yield "CPU cores at once", f"{plan.cores:g} (with one for work units)"
@@ -201,11 +203,8 @@ def _run_rows(plan: RunPlan) -> Iterator[tuple[str, str]]:
 
 
 def _of_all(plan: RunPlan, each: int) -> str:
-    """A number of one problem and policy as that of the run."""
-    policies = len(plan.recipe.policies)
-    if plan.problems is None:
-        return f"{each * policies:,} a problem"
-    return f"{each * policies * plan.problems:,}"
+    """A number of one problem as that of the run."""
+    return f"{each:,} a problem" if plan.problems is None else f"{each * plan.problems:,}"
 
 
 def _machine(recipe: Recipe) -> str:

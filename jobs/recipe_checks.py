@@ -7,7 +7,7 @@ import difflib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from jobs.data import DataSource, SourceKind, find_path, is_hub_id, source_kind
+from jobs.data import DataSource, SourceKind, did_you_mean, find_path, is_hub_id, source_kind
 from jobs.engine_checks import (
     engine_complaints,
     prm_complaints,
@@ -47,7 +47,9 @@ def complaints_about(recipe: Recipe) -> Iterator[str]:
     yield from sharing_complaints(recipe)
     for place, search in enumerate(recipe.searches):
         yield from _search_complaints(f"searches.{place}", search, recipe.prm is not None)
-    yield from _repeated_searches(recipe.searches)
+    names = [str(policy.name) for policy in recipe.policies]
+    yield from _policy_complaints(recipe.searches, names)
+    yield from _repeated_searches(recipe.searches, names)
 
 
 def _source_complaints(sources: Sequence[DataSource]) -> Iterator[str]:
@@ -117,12 +119,24 @@ def _width_complaints(where: str, n: int, branching: int) -> Iterator[str]:
         yield f"{where}.n={n} is not a multiple of branching={branching}: {options}"
 
 
-def _repeated_searches(searches: Sequence[SearchSettings]) -> Iterator[str]:
-    # Tables and work units name a search by these three alone, so a reduction tells none apart.
-    seen: set[tuple[str, int, int | None]] = set()
+def _policy_complaints(searches: Sequence[SearchSettings], names: Sequence[str]) -> Iterator[str]:
+    for place, search in enumerate(searches):
+        for name in search.policies or ():
+            if name not in names:
+                hint = did_you_mean(name, names)
+                yield f"searches.{place}.policies: there is no policy {name!r}: {hint}"
+    for place, name in enumerate(names):
+        if not any(search.is_run_by(name) for search in searches):
+            yield f"policies.{place}: no search is run by {name!r}: add one, or remove the policy"
+
+
+def _repeated_searches(searches: Sequence[SearchSettings], names: Sequence[str]) -> Iterator[str]:
+    # Tables and work units name a search by these alone, so a reduction tells none apart.
+    seen: set[tuple[str, str, int, int | None]] = set()
     for place, search in enumerate(searches):
         for n in search.n:
-            if (key := (search.strategy, n, search.branching)) in seen:
+            keys = {(p, search.strategy, n, search.branching) for p in names if search.is_run_by(p)}
+            if keys & seen:
                 what = f"{search.strategy} with n={n} and the same branching"
                 yield f"searches.{place} repeats {what}: remove one"
-            seen.add(key)
+            seen |= keys

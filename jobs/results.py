@@ -18,10 +18,10 @@ from typing import Any, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cluster.repository import REPOSITORY
 from search.errors import StorageError
 from search.schemas import SCHEMA_VERSION, TABLES, VERSION_KEY
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 RECORDED_LIBRARIES = ("branchwise", "ray", "torch", "transformers", "pyarrow", "math-verify")
 ROWS_A_GROUP = 100_000
 STREAMED = ("problems", "nodes", "solutions", "units")

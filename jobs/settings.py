@@ -100,6 +100,7 @@ class SearchSettings(Section):
         default=Reduction.LAST,
         description="How step rewards become the score that keeps a candidate",
     )
+    policies: tuple[str, ...] | None = optional("Names of the policies that run it; all if null")
 
     @field_validator("strategy")
     @classmethod
@@ -108,6 +109,10 @@ class SearchSettings(Section):
             hint = did_you_mean(strategy, list(STRATEGIES))
             raise ValueError(f"unknown strategy {strategy!r}: {hint}")
         return strategy
+
+    def is_run_by(self, policy: str) -> bool:
+        """Whether a policy, by its name, runs this search."""
+        return self.policies is None or policy in self.policies
 
     def candidates(self) -> int | None:
         """The branching M with its default; None for a strategy that does not branch."""
@@ -188,9 +193,13 @@ class Recipe(Section):
     )
     runs_folder: str = Field(default="runs", min_length=1, description="Where run folders are made")
 
-    def search_configs(self) -> list[SearchConfig]:
-        """One configuration for each search and each of its N, in the recipe's order."""
-        return [self._config(search, n) for search in self.searches for n in search.n]
+    def search_configs(self, policy: str | None = None) -> list[SearchConfig]:
+        """One configuration for each search and each of its N, in the recipe's order.
+
+        policy: a policy's name, for the searches that it runs.
+        """
+        run = [s for s in self.searches if policy is None or s.is_run_by(policy)]
+        return [self._config(search, n) for search in run for n in search.n]
 
     def _config(self, search: SearchSettings, n: int) -> SearchConfig:
         branching = search.candidates() or 1

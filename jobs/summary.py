@@ -35,7 +35,8 @@ def accuracy_table(run: ReportedRun) -> Table:
     sizes = sorted({point.n for point in points})
     title = f"accuracy in % at N ({SHOWN.reduction}, {SHOWN.vote})"
     table = Table("policy", "strategy", *map(str, sizes), title=title)
-    for line in dict.fromkeys((point.policy, point.strategy) for point in points):
+    lines = dict.fromkeys((point.policy, point.strategy) for point in points)
+    for line in sorted(lines, key=lambda line: (run.policies.index(line[0]), line[1])):
         by_size = {p.n: p for p in points if (p.policy, p.strategy) == line}
         table.add_row(*line, *(_cell(by_size.get(size)) for size in sizes))
     return table

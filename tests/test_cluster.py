@@ -174,7 +174,7 @@ def test_bad_problems_are_rows_and_the_rest_runs(three_nodes: str, tmp_path: Pat
 def test_transformers_engine_end_to_end(three_nodes: str, tmp_path: Path, replicas: int) -> None:
     """Byte-equal with one replica and two, one unit and many: promise 3, with real models."""
     policy = {"name": "small", "model": str(EMBEDDED / "policy-0.1m")}
-    prm = {"model": str(EMBEDDED / "prm-1m"), "family": "qwen2.5-math-prm"}
+    prm = {"model": str(EMBEDDED / "prm-2m"), "family": "qwen2.5-math-prm"}
     document = recipe(
         tmp_path / "one",
         policies=[policy],

@@ -10,10 +10,12 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
 from actors.engines.process_reward_model import Qwen2ForProcessRewardModel
+from actors.prm_families import PRM_FAMILIES
 from embedded.card import DIFFICULTIES
 from embedded.growing import attend_to_previous, grow
 from embedded.ladder import LADDER, MODELS, PRM
 from embedded.prm_data import changed_solution
+from embedded.surprise import LOGIT_SIZE, Lanes, most_frequent, prepare_surprise
 from embedded.tasks import TRAIN_SEED, step_labels, training_problems, worked_problems
 from embedded.train import right_so_far
 from jobs.catalogue import count_parameters
@@ -120,3 +122,54 @@ def test_a_head_that_looks_one_token_back() -> None:
     ids = torch.randint(0, 50, (1, 20))
     attention = model(ids, output_attentions=True).attentions[0][0]
     assert bool((torch.diagonal(attention, offset=-1, dim1=1, dim2=2) > 0.99).all())
+
+
+def test_the_first_layer_above_a_reader_sees_what_it_expected_here() -> None:
+    torch.manual_seed(0)
+    reader, prm = tiny_qwen(64, 2, 24, 2), tiny_qwen(128, 4, 24, 4)
+    grow(reader, prm)
+    ids = torch.randint(0, 50, (3, 12))
+    coded = most_frequent(ids.flatten())
+    prepare_surprise(prm.model, reader, coded)
+    seen: list[torch.Tensor] = []
+    norm = prm.model.layers[2].post_attention_layernorm
+    norm.register_forward_hook(lambda _module, inputs, _output: seen.append(inputs[0]))
+    prm.model(ids)
+    moved = seen[0][:, 1:, Lanes(64).expected] / LOGIT_SIZE
+    expected = reader(ids).logits[:, :-1, coded]
+    assert (moved - expected).abs().max() < 0.05 * expected.abs().max()
+    written = seen[0][..., Lanes(64).identity].argmax(-1)
+    assert bool((coded[written.clamp(max=23)] == ids)[written < 24].all())
+    assert bool(torch.isin(ids, coded)[written < 24].all())
+
+
+def test_rewards_of_the_shipped_prm_find_a_changed_number() -> None:
+    """On problems that training never drew; the PRM sees the problem and the steps alone."""
+    draw = random.Random(5)
+    difficulty = DIFFICULTIES[1]
+    problems = list(worked_problems(difficulty.task, 60, 40_000_000, difficulty.options))
+    written = [(problem, changed_solution(problem, draw)) for problem in problems]
+    rewards = [
+        (reward, label)
+        for problem, steps in written
+        for reward, label in zip(
+            last_rewards(problem.question, steps), step_labels(steps, problem), strict=True
+        )
+    ]
+    right = sorted(reward for reward, label in rewards if label)
+    wrong = sorted(reward for reward, label in rewards if not label)
+    pairs = [a > b for a in right for b in wrong]
+    assert sum(pairs) > 0.95 * len(pairs)
+
+
+def last_rewards(question: str, steps: list[str]) -> list[float]:
+    """Rewards at the separators, as the model card of Qwen2.5-Math-PRM computes them."""
+    prm = Qwen2ForProcessRewardModel.from_pretrained(PRM.folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(PRM.folder)
+    system = PRM_FAMILIES["qwen2.5-math-prm"].system_prompt
+    chat = [{"role": "system", "content": system}, {"role": "user", "content": question}]
+    prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+    ids = tokenizer(prompt + "".join(step + "<extra_0>" for step in steps), return_tensors="pt")
+    rewards = prm(ids["input_ids"]).softmax(-1)[0, :, 1]
+    separator = tokenizer.convert_tokens_to_ids("<extra_0>")
+    return list(rewards[ids["input_ids"][0] == separator].tolist())

@@ -100,6 +100,38 @@ def test_dvts_keeps_one_a_subtree_and_branches_four_times_by_default() -> None:
     assert (config.branching, config.keep, config.reduction) == (4, 1, Reduction.MIN)
 
 
+def test_a_search_may_be_for_some_policies_only() -> None:
+    fake = {"model": "fake", "engine": "fake"}
+    searches = [
+        {"strategy": "dvts", "n": 64, "policies": ["small"]},
+        {"strategy": "dvts", "n": 64, "policies": ["large"]},
+        {"strategy": "beam", "n": 8},
+    ]
+    policies = [{**fake, "name": "small"}, {**fake, "name": "large"}]
+    recipe = parse_recipe(fake_recipe(policies=policies, searches=searches))
+    of_small = [(c.strategy, c.n) for c in recipe.search_configs("small")]
+    assert of_small == [("dvts", 64), ("beam", 8)]
+    assert len(recipe.search_configs()) == 3
+
+
+@pytest.mark.parametrize(
+    ("searches", "message"),
+    [
+        ([{"strategy": "beam", "n": 8, "policies": ["smal"]}], "did you mean 'small'"),
+        ([{"strategy": "beam", "n": 8, "policies": ["small"]}], "no search is run by 'large'"),
+        (
+            [{"strategy": "beam", "n": 8}, {"strategy": "beam", "n": 8, "policies": ["large"]}],
+            "repeats beam with n=8",
+        ),
+    ],
+)
+def test_searches_for_policies_that_cannot_be(searches: list[Any], message: str) -> None:
+    fake = {"model": "fake", "engine": "fake"}
+    policies = [{**fake, "name": "small"}, {**fake, "name": "large"}]
+    with pytest.raises(RecipeError, match=message):
+        parse_recipe(fake_recipe(policies=policies, searches=searches))
+
+
 def test_limits_and_sampling_reach_the_search() -> None:
     changes = {"limits": {"max_steps": 3}, "sampling": {"temperature": 0, "delimiter": ";"}}
     config = parse_recipe(fake_recipe(**changes)).search_configs()[0]

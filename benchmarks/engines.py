@@ -54,7 +54,8 @@ class Spent:
     rewards: list[float] = field(default_factory=list)
 
     def row(self, *labels: str) -> tuple[str, ...]:
-        read = (self.prefix - self.prefix_computed) / self.shareable if self.shareable else 0.0
+        # What is fed with the first new token is not counted as computed by all engines.
+        read = min(1.0, (self.prefix - self.prefix_computed) / self.shareable)
         return (
             *labels,
             f"{self.generated / self.seconds:,.0f}",

@@ -138,7 +138,7 @@ def test_prefixes_are_read_from_the_cache_block_by_block(run: Runner[Any], polic
 
 def test_a_cancelled_expansion_leaves_the_engine(run: Runner[Any], policy: Any) -> None:
     async def cancel_in_mid_text() -> int:
-        endless = item(PROBLEMS[0], n=8, sampling=Sampling(1.0, 1.0, "@@@"))
+        endless = item(PROBLEMS[0], n=512, sampling=Sampling(1.0, 1.0, "@@@"))
         task = asyncio.create_task(policy.expand(replace(endless, max_tokens=300)))
         await asyncio.sleep(0.2)
         task.cancel()
@@ -197,7 +197,7 @@ def test_a_dead_engine_is_named(run: Runner[Any], policy: Any) -> None:
     """The last test of the module: it ends the engine."""
 
     async def kill_in_mid_text() -> None:
-        endless = item(PROBLEMS[0], n=8, sampling=Sampling(1.0, 1.0, "@@@"))
+        endless = item(PROBLEMS[0], n=512, sampling=Sampling(1.0, 1.0, "@@@"))
         task = asyncio.create_task(policy.expand(replace(endless, max_tokens=300)))
         await asyncio.sleep(0.2)
         [process] = policy._engine.engine_core.resources.engine_manager.processes

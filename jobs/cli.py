@@ -13,6 +13,9 @@ EXIT_REFUSED = 2
 EXIT_PARTIAL = 1
 EXIT_INTERRUPTED = 130
 
+RecipeFile = Annotated[Path, typer.Argument(help="A recipe, such as jobs/recipes/demo.yaml.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="Changes to it, as key.path=value.")]
+
 app = typer.Typer(
     help="Test-time search for language models on Ray.",
     no_args_is_help=True,
@@ -23,10 +26,8 @@ app = typer.Typer(
 
 @app.command()
 def run(
-    recipe: Annotated[Path, typer.Argument(help="A recipe, such as jobs/recipes/demo.yaml.")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(help="Changes to it, as key.path=value.")
-    ] = None,
+    recipe: RecipeFile,
+    overrides: Overrides = None,
     address: Annotated[
         str | None,
         typer.Option(help="Ray cluster; else RAY_ADDRESS; else a local one is started."),
@@ -52,10 +53,8 @@ def run(
 
 @app.command()
 def plan(
-    recipe: Annotated[Path, typer.Argument(help="A recipe, such as jobs/recipes/demo.yaml.")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(help="Changes to it, as key.path=value.")
-    ] = None,
+    recipe: RecipeFile,
+    overrides: Overrides = None,
 ) -> None:
     """Say what a recipe needs and costs at most, without starting anything."""
     from jobs.recipe import load_recipe

@@ -3,11 +3,20 @@
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from actors.prompts import PROBLEM, PromptStyle
 from actors.spec import ModelSpec
-from search.errors import RecipeError
+from search.errors import RecipeError, first_line
+
+# What transformers raises for a folder or a name that is not a checkpoint.
+CANNOT_LOAD = (OSError, ValueError, KeyError)
 
 
 def load_model(model_class: type[Any], spec: ModelSpec) -> PreTrainedModel:
@@ -18,12 +27,25 @@ def load_model(model_class: type[Any], spec: ModelSpec) -> PreTrainedModel:
         model: PreTrainedModel = model_class.from_pretrained(
             spec.model, dtype=getattr(torch, spec.dtype)
         )
-    except (OSError, ValueError, KeyError) as error:
-        first_line = str(error).strip().splitlines()[0]
-        raise RecipeError(f"cannot load the model {spec.model!r}: {first_line}") from error
+    except CANNOT_LOAD as error:
+        raise _unloadable(spec, error) from error
     torch.nn.Module.to(model, device)
     model.eval()
     return model
+
+
+def load_config(spec: ModelSpec) -> PretrainedConfig:
+    """The checkpoint's configuration; raises RecipeError if there is none to be read."""
+    trusted = bool(spec.options.get("trust_remote_code"))
+    try:
+        config: PretrainedConfig = AutoConfig.from_pretrained(spec.model, trust_remote_code=trusted)
+    except CANNOT_LOAD as error:
+        raise _unloadable(spec, error) from error
+    return config
+
+
+def _unloadable(spec: ModelSpec, error: BaseException) -> RecipeError:
+    return RecipeError(f"cannot load the model {spec.model!r}: {first_line(error)}")
 
 
 def load_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:

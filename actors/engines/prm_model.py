@@ -10,14 +10,13 @@ from typing import Any
 
 import torch
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     PreTrainedModel,
 )
 
-from actors.engines.loading import load_model
+from actors.engines.loading import load_config, load_model
 from actors.engines.process_reward_model import Qwen2ForPrmModel, Qwen2ForProcessRewardModel
 from actors.prm_families import PRMFamily, Reading
 from actors.prm_layout import PRMLayout
@@ -62,12 +61,8 @@ def load_prm(spec: ModelSpec, layout: PRMLayout) -> PRMModel:
 
 def class_of(spec: ModelSpec, family: PRMFamily) -> Any:
     """What loads the checkpoint; raises RecipeError if it is of another family."""
-    try:
-        config = AutoConfig.from_pretrained(spec.model)
-    except (OSError, ValueError, KeyError) as error:
-        first_line = str(error).strip().splitlines()[0]
-        raise RecipeError(f"cannot load the model {spec.model!r}: {first_line}") from error
-    if family.reading == "classes" and family.reward_class >= config.num_labels:
+    config = load_config(spec)
+    if family.reading == "classes" and family.reward_class >= (config.num_labels or 0):
         raise RecipeError(
             f"prm.options.family.reward_class is {family.reward_class}, and {spec.model!r} has "
             f"{config.num_labels} classes: use a lower one"

@@ -14,12 +14,13 @@ from typing import Any
 from transformers import AutoModelForCausalLM
 from vllm import SamplingParams
 from vllm.inputs.engine import tokens_input
-from vllm.outputs import CompletionOutput, RequestOutput
+from vllm.outputs import CompletionOutput
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.metrics.loggers import StatLoggerBase
 
 from actors.engines.loading import decode, is_text, load_tokenizer, render_prompt
+from actors.engines.vllm_engine import VllmEngine, last_output
 from actors.engines.vllm_start import device_of, engine_lost, parameters_of, start_engine
 from actors.spec import ModelFacts, ModelSpec
 from actors.wire import ExpandItem
@@ -33,13 +34,12 @@ LOGPROB_DECIMALS = 9
 SEED_BITS = (1 << 62) - 1
 
 
-class VllmPolicy:
+class VllmPolicy(VllmEngine):
     """A causal language model served by vLLM."""
 
     def __init__(self, spec: ModelSpec) -> None:
-        self._spec = spec
         self._costs = _PrefillCosts()
-        self._engine = start_engine(spec, [self._costs.logger], runner="generate")
+        super().__init__(spec, start_engine(spec, [self._costs.logger], runner="generate"))
         self._tokenizer = load_tokenizer(spec)
         self._longest = self._engine.model_config.max_model_len
         self._prompt_ids = lru_cache(PROMPTS_KEPT)(self._tokenize_prompt)
@@ -47,15 +47,6 @@ class VllmPolicy:
 
     def facts(self) -> ModelFacts:
         return ModelFacts(parameters_of(AutoModelForCausalLM, self._spec), device_of(self._spec))
-
-    def check_health(self) -> None:
-        """Raises if the engine has died; Serve then replaces the replica."""
-        if self._engine.errored:
-            raise engine_lost(self._spec, self._engine.dead_error)
-
-    def close(self) -> None:
-        """Ends the engine's processes."""
-        self._engine.shutdown()
 
     async def expand(self, item: ExpandItem) -> Expansion:
         """Samples item.n continuations; raises PolicyError if the path cannot be continued."""
@@ -65,7 +56,9 @@ class VllmPolicy:
         name = next(self._request_names)
         computed = self._costs.expect(name, samples)
         try:
-            output = await self._generated(name, prefix, sampling_params(item, samples))
+            params = sampling_params(item, samples)
+            outputs = self._engine.generate(tokens_input(prefix), params, name)
+            output = await last_output(outputs, PolicyError)
             tokens_computed = await computed
         except EngineDeadError as error:
             raise engine_lost(self._spec, error) from error
@@ -73,18 +66,6 @@ class VllmPolicy:
             computed.cancel()
         completions = tuple(self._completion(part) for part in output.outputs)
         return Expansion(completions * (item.n // samples), samples * len(prefix), tokens_computed)
-
-    async def _generated(
-        self, name: str, prefix: list[int], params: SamplingParams
-    ) -> RequestOutput:
-        """The one output of a request; leaving early aborts it."""
-        outputs = self._engine.generate(tokens_input(prefix), params, name)
-        last: RequestOutput | None = None
-        async for output in outputs:
-            last = output
-        if last is None:
-            raise PolicyError("vLLM ended a request without an answer")
-        return last
 
     def _prefix(self, item: ExpandItem) -> list[int]:
         if not is_text(item.path.problem):

@@ -8,22 +8,20 @@ computed once, also while one of them is under way; a request nobody waits for i
 import dataclasses
 import itertools
 from array import array
-from collections.abc import AsyncGenerator
-from typing import Any, TypeVar
+from typing import Any
 
-from transformers import AutoConfig
 from vllm import PoolingParams, SamplingParams
 from vllm.config import PoolerConfig
-from vllm.inputs import TokensPrompt
-from vllm.outputs import PoolingRequestOutput, RequestOutput
+from vllm.inputs.engine import tokens_input
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from actors.engines.kv_store import path_key
-from actors.engines.loading import load_tokenizer
+from actors.engines.loading import load_config, load_tokenizer
 from actors.engines.prm_model import class_of
 from actors.engines.shared_requests import SharedRequests
 from actors.engines.value_head_checkpoint import ARCHITECTURE, as_sequence_classifier
+from actors.engines.vllm_engine import VllmEngine, last_output
 from actors.engines.vllm_start import device_of, engine_lost, parameters_of, start_engine
 from actors.prm_families import REWARDS_KEPT, reward_of
 from actors.prm_layout import PRMLayout, too_long
@@ -31,8 +29,6 @@ from actors.spec import ModelFacts, ModelSpec
 from actors.wire import ScoreItem
 from search.errors import PRMError
 from search.protocols import Score
-
-Output = TypeVar("Output", RequestOutput, PoolingRequestOutput)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -43,16 +39,15 @@ class _Reading:
     tokens_computed: int
 
 
-class VllmPRM:
+class VllmPRM(VllmEngine):
     """A process reward model served by vLLM."""
 
     def __init__(self, spec: ModelSpec) -> None:
-        self._spec = spec
         self._layout = PRMLayout(spec, load_tokenizer(spec))
         self._model_class = class_of(spec, self._layout.family)
         self._is_pair = self._layout.family.reading == "token_pair"
         role = {"runner": "generate"} if self._is_pair else pooling_arguments()
-        self._engine = start_engine(_as_served(spec), **role)
+        super().__init__(spec, start_engine(_as_served(spec), **role))
         # One token is sampled after the last one, and needs its place.
         self._context = self._engine.model_config.max_model_len - self._is_pair
         self._readings: SharedRequests[_Reading] = SharedRequests(REWARDS_KEPT)
@@ -60,15 +55,6 @@ class VllmPRM:
 
     def facts(self) -> ModelFacts:
         return ModelFacts(parameters_of(self._model_class, self._spec), device_of(self._spec))
-
-    def check_health(self) -> None:
-        """Raises if the engine has died; Serve then replaces the replica."""
-        if self._engine.errored:
-            raise engine_lost(self._spec, self._engine.dead_error)
-
-    def close(self) -> None:
-        """Ends the engine's processes."""
-        self._engine.shutdown()
 
     async def score(self, item: ScoreItem) -> Score:
         """The reward of the path's last step; raises PRMError if the path does not fit."""
@@ -90,8 +76,8 @@ class VllmPRM:
         params = PoolingParams(
             task="token_classify", use_activation=False, skip_reading_prefix_cache=False
         )
-        prompt, name = TokensPrompt(prompt_token_ids=ids), next(self._request_names)
-        output = await _last(self._engine.encode(prompt, params, name))
+        prompt, name = tokens_input(ids), next(self._request_names)
+        output = await last_output(self._engine.encode(prompt, params, name), PRMError)
         rows = output.outputs.data
         return _Reading(reward_of(self._layout.family, rows[-1].double().tolist()), len(rows))
 
@@ -105,8 +91,8 @@ class VllmPRM:
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        prompt, name = TokensPrompt(prompt_token_ids=ids), next(self._request_names)
-        output = await _last(self._engine.generate(prompt, params, name))
+        prompt, name = tokens_input(ids), next(self._request_names)
+        output = await last_output(self._engine.generate(prompt, params, name), PRMError)
         logprobs = next(iter(output.outputs[0].logprobs or ()), None)
         if logprobs is None:
             raise PRMError("vLLM ended a request without log-probabilities")
@@ -124,16 +110,6 @@ def pooling_arguments() -> dict[str, Any]:
 
 def _as_served(spec: ModelSpec) -> ModelSpec:
     """The checkpoint under an architecture that vLLM knows."""
-    if ARCHITECTURE in (AutoConfig.from_pretrained(spec.model).architectures or []):
+    if ARCHITECTURE in (load_config(spec).architectures or []):
         return dataclasses.replace(spec, model=as_sequence_classifier(spec.model))
     return spec
-
-
-async def _last(outputs: AsyncGenerator[Output, None]) -> Output:
-    """The one output of a request; leaving early aborts it."""
-    last: Output | None = None
-    async for output in outputs:
-        last = output
-    if last is None:
-        raise PRMError("vLLM ended a request without an answer")
-    return last

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from actors.spec import ModelSpec
-from search.errors import EngineLostError, RecipeError
+from search.errors import EngineLostError, RecipeError, first_line
 
 if TYPE_CHECKING:
     from vllm import AsyncEngineArgs
@@ -51,16 +51,14 @@ def start_engine(
     """
     _prepare_process(spec)
     _check_torchvision()
-    try:
-        from vllm.v1.engine.async_llm import AsyncLLM
-    except ImportError as error:
-        raise RecipeError(f"{MISSING} ({error})") from error
+    from vllm.v1.engine.async_llm import AsyncLLM
+
     _check_model(spec)
     try:
         arguments = engine_arguments(spec, of_role)
         return AsyncLLM.from_engine_args(arguments, stat_loggers=stat_loggers)
     except (OSError, ValueError, RuntimeError, NotImplementedError) as error:
-        why = _first_line(error).replace("above", "in the log of the replica")
+        why = first_line(error).replace("above", "in the log of the replica")
         raise RecipeError(f"vLLM cannot start {spec.model!r}: {why}") from error
 
 
@@ -90,7 +88,7 @@ def engine_arguments(spec: ModelSpec, of_role: dict[str, Any]) -> "AsyncEngineAr
 def engine_lost(spec: ModelSpec, error: BaseException) -> EngineLostError:
     """A dead engine, under the name of its deployment."""
     return EngineLostError(
-        f"the engine of {spec.name} died ({_first_line(error)}): its replica is being replaced; "
+        f"the engine of {spec.name} died ({first_line(error)}): its replica is being replaced; "
         "if it dies again, lower max_batch or the memory in its options"
     )
 
@@ -103,9 +101,10 @@ def device_of(spec: ModelSpec) -> str:
 def parameters_of(model_class: Any, spec: ModelSpec) -> int:
     """Parameters of the checkpoint's architecture, counted without its weights."""
     import torch
-    from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(spec.model)
+    from actors.engines.loading import load_config
+
+    config = load_config(spec)
     build = getattr(model_class, "from_config", model_class)
     with torch.device("meta"):
         return int(build(config).num_parameters())
@@ -147,23 +146,18 @@ def _check_torchvision() -> None:
         importlib.import_module("torchvision")
     except (ImportError, RuntimeError, OSError) as error:
         raise RecipeError(
-            f"torchvision does not fit this torch ({_first_line(error)}): "
+            f"torchvision does not fit this torch ({first_line(error)}): "
             "pip uninstall -y torchvision torchaudio torchcodec"
         ) from error
 
 
 def _check_model(spec: ModelSpec) -> None:
     """What would end vLLM's start in a child process, where its reason is lost in a log."""
-    from transformers import AutoConfig
     from vllm import ModelRegistry
 
-    try:
-        config = AutoConfig.from_pretrained(
-            spec.model, trust_remote_code=bool(spec.options.get("trust_remote_code"))
-        )
-    except (OSError, ValueError, KeyError) as error:
-        raise RecipeError(f"cannot load the model {spec.model!r}: {_first_line(error)}") from error
-    wanted = list(getattr(config, "architectures", None) or [])
+    from actors.engines.loading import load_config
+
+    wanted = list(getattr(load_config(spec), "architectures", None) or [])
     known = set(ModelRegistry.get_supported_archs())
     # A classifier is a causal model to vLLM, with another head.
     causal = {name.replace("ForSequenceClassification", "ForCausalLM") for name in wanted}
@@ -177,8 +171,3 @@ def _check_model(spec: ModelSpec) -> None:
         raise RecipeError(
             f"{spec.model!r} has no weights ({', '.join(WEIGHT_FILES)}): copy them there"
         )
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -149,11 +149,6 @@ async def _split_gradable(
     return good, bad
 
 
-def _ungradable(row: Problem) -> BadProblem:
-    reason = f"the reference answer {row.reference_answer!r} cannot be read as mathematics"
-    return BadProblem(row.problem_id, row.text, row.reference_answer, row.metadata, reason)
-
-
 def problems_table(good: list[Problem], bad: list[BadProblem]) -> pa.Table:
     """The `problems` table: rows that run have a null error."""
     rows = [(p, None) for p in good] + [(p, p.error) for p in bad]

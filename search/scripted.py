@@ -32,6 +32,7 @@ EOS_ID = 256
 EOS_MARK = "<eos>"
 CUT_MARK = "<cut>"
 WRONG = "wrong"
+FILLER = "."
 
 _EOS = pack_ids([EOS_ID])
 _DRAW_BITS = 21
@@ -154,6 +155,8 @@ class SeededPolicy(Fake):
 
     A solution has `mean_steps` steps, give or take `spread` (uniform). A right one ends with
     `answer` in a box, a wrong one with one of `wrong_answers` whole numbers after 1000.
+    `step_tokens` fills steps up to lengths drawn from a lognormal distribution with that mean
+    and the coefficient of variation `step_cv`; 0 leaves them as they are.
     """
 
     p: float = 0.75
@@ -161,6 +164,8 @@ class SeededPolicy(Fake):
     spread: int = 2
     answer: str = "42"
     wrong_answers: int = 16
+    step_tokens: float = 0.0
+    step_cv: float = 0.6
 
     async def expand(
         self, path: PolicyPath, n: int, sampling: Sampling, max_tokens: int, seed: int
@@ -182,12 +187,21 @@ class SeededPolicy(Fake):
         right = draw % _DRAWS < self.p * _DRAWS
         mark = draw >> 2 * _DRAW_BITS
         text = f"Step {step}: {'ok' if right else WRONG} {mark}"
+        text = text.ljust(self._length(draw), FILLER)
         logprob = math.log(self.p if right else 1 - self.p)
         if not self._is_last(step, (draw >> _DRAW_BITS) % _DRAWS):
             return written_step(text + delimiter, StopReason.DELIMITER, max_tokens, logprob)
         answer = self.answer if right and not wrong else str(1001 + mark % self.wrong_answers)
         text = f"{text}\nThe answer is \\boxed{{{answer}}}"
         return written_step(text, StopReason.EOS, max_tokens, logprob)
+
+    def _length(self, draw: int) -> int:
+        """Tokens of a step; sums to `step_tokens` on average, delimiter not counted."""
+        if not self.step_tokens:
+            return 0
+        sigma = math.sqrt(math.log1p(self.step_cv**2))
+        normal = _NOISE.inv_cdf((derive_seed("length", draw) % _DRAWS + 0.5) / _DRAWS)
+        return round(self.step_tokens * math.exp(sigma * normal - sigma**2 / 2))
 
     def _is_last(self, step: int, draw: int) -> bool:
         """Ends the solution so that every length in mean +- spread is equally likely."""

@@ -1,7 +1,8 @@
 """Engines without a model: seeded, deterministic, with latency and faults on request.
 
 Used by tests, by benchmarks of everything but the engine, and for planning. A recipe's
-`options` are those of `search.scripted.SeededPolicy` and `SeededPRM`, and the faults below.
+`options` are those of `search.scripted.SeededPolicy` and `SeededPRM`, the faults below, and, to
+take as long as a real engine, those of `search.simulated.EngineTiming`.
 """
 
 import dataclasses
@@ -15,7 +16,9 @@ from search.errors import RecipeError
 from search.protocols import Expansion, Score
 from search.scripted import SeededPolicy, SeededPRM
 from search.seeds import derive_seed
+from search.simulated import EngineTiming, SimulatedEngine, SimulatedPolicy, SimulatedPRM
 
+TIMES = ("iteration_s", "sequence_s", "prompt_token_s")
 _DRAWS = 1_000_000
 
 
@@ -28,7 +31,9 @@ class FakePolicy:
     def __init__(self, spec: ModelSpec) -> None:
         options = spec.engine_options()
         self._empty_share = float(options.pop("empty_share", 0.0))
-        self._policy = _built(SeededPolicy, options, "policy")
+        engine = _engine(spec, options, "policy")
+        policy = _built(SeededPolicy, options, "policy")
+        self._policy = SimulatedPolicy(policy, engine) if engine else policy
 
     def facts(self) -> ModelFacts:
         return ModelFacts(parameters=0, device="none")
@@ -54,7 +59,9 @@ class FakePRM:
     def __init__(self, spec: ModelSpec) -> None:
         options = spec.engine_options()
         self._nan_share = float(options.pop("nan_share", 0.0))
-        self._prm = _built(SeededPRM, options, "prm")
+        engine = _engine(spec, options, "prm")
+        prm = _built(SeededPRM, options, "prm")
+        self._prm = SimulatedPRM(prm, engine) if engine else prm
 
     def facts(self) -> ModelFacts:
         return ModelFacts(parameters=0, device="none")
@@ -67,6 +74,14 @@ class FakePRM:
         if _chosen(self._nan_share, *item.path.steps):
             return dataclasses.replace(scores[0], reward=math.nan)
         return scores[0]
+
+
+def _engine(spec: ModelSpec, options: dict[str, Any], role: str) -> SimulatedEngine | None:
+    """What takes time, if the recipe says how long."""
+    times = {key: options.pop(key) for key in TIMES if key in options}
+    if not times:
+        return None
+    return SimulatedEngine(_built(EngineTiming, times | {"max_batch": spec.max_batch}, role))
 
 
 def _built(kind: type[Any], options: Mapping[str, Any], role: str) -> Any:

@@ -1,14 +1,15 @@
 """The replica's side of a batch: start every item, answer with what has finished.
 
 Invariant: every item of a batch is answered exactly once, with a result or a `Failure`, and
-no item waits for a slower one. If the caller goes away, the items still running are cancelled.
+no item waits for a slower one, but for a tick. If the caller goes away, the items still
+running are cancelled.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TypeVar
 
-from actors.wire import Failure
+from actors.wire import TICK_S, Failure
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -24,13 +25,17 @@ async def answer_as_finished(
         finished.put_nowait((place, await _result_or_failure(compute, item)))
 
     tasks = [asyncio.create_task(answer(place, item)) for place, item in enumerate(items)]
+    clock, next_reply_s = asyncio.get_running_loop().time, 0.0
     try:
         left = len(tasks)
         while left:
             ready = [await finished.get()]
+            if finished.qsize() + 1 < left:
+                await asyncio.sleep(next_reply_s - clock())
             while not finished.empty():
                 ready.append(finished.get_nowait())
             left -= len(ready)
+            next_reply_s = clock() + TICK_S
             yield ready
     finally:
         for task in tasks:

@@ -1,9 +1,10 @@
 """Policy and PRM as a work unit sees them: batches calls, routes them by affinity.
 
-A Serve call costs milliseconds and one item more costs microseconds, so everything that
-becomes ready in the same turn of the event loop goes in one call. Invariant: every item that
-was sent is answered once, with its result or with an error. All calls of a client carry the
-same affinity key and so reach the same replica, where their prefixes are cached.
+A Serve call costs milliseconds and one item more costs microseconds, so what becomes ready in
+the same tick goes in one call: the first at once, what follows it within `TICK_S` together.
+Invariant: every item that was sent is answered once, with its result or with an error. All
+calls of a client carry the same affinity key and so reach the same replica, where their prefixes
+are cached.
 """
 
 import asyncio
@@ -12,7 +13,7 @@ from typing import Any, Generic, TypeVar
 
 import stamina
 
-from actors.wire import ExpandItem, Failure, ScoreItem
+from actors.wire import TICK_S, ExpandItem, Failure, ScoreItem
 from search.errors import BranchwiseError, ClusterError, EngineLostError, PolicyError, PRMError
 from search.protocols import Expansion, PolicyPath, PRMPath, Sampling, Score
 
@@ -20,6 +21,8 @@ from search.protocols import Expansion, PolicyPath, PRMPath, Sampling, Score
 ATTEMPTS = 60
 REPLACEMENT_TIMEOUT_S = 900.0
 LONGEST_WAIT_S = 15.0
+# A call goes over gRPC, whose messages are bounded (see cluster/connect.py).
+ITEMS_OF_A_CALL = 512
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -32,19 +35,31 @@ class BatchingCaller(Generic[Item, Result]):
         self._method, self._border = method, border
         self._waiting: list[tuple[Item, asyncio.Future[Result]]] = []
         self._calls: set[asyncio.Task[None]] = set()
+        self._next_call_s = 0.0
 
     async def call(self, item: Item) -> Result:
         """The result of one item; raises what the replica raised for it."""
+        return await self.queue(item)
+
+    def queue(self, item: Item) -> "asyncio.Future[Result]":
+        """Sends an item with the next call; whoever cancels the future no longer needs it."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Result] = loop.create_future()
         if not self._waiting:
-            loop.call_soon(self._send)
+            # At the earliest in this turn's end, when everything that is ready has been queued.
+            loop.call_at(self._next_call_s, self._send)
         self._waiting.append((item, future))
-        return await future
+        return future
 
     def _send(self) -> None:
-        """Runs once a turn, after everything that was ready has queued its item."""
-        batch, self._waiting = self._waiting, []
+        """Runs once a tick."""
+        self._next_call_s = asyncio.get_running_loop().time() + TICK_S
+        batch = [entry for entry in self._waiting if not entry[1].done()]
+        self._waiting = []
+        for start in range(0, len(batch), ITEMS_OF_A_CALL):
+            self._start_call(batch[start : start + ITEMS_OF_A_CALL])
+
+    def _start_call(self, batch: list[tuple[Item, "asyncio.Future[Result]"]]) -> None:
         call = asyncio.create_task(self._exchange(batch))
         self._calls.add(call)
         call.add_done_callback(self._calls.discard)
@@ -144,6 +159,9 @@ class RemotePRM:
 
     async def score(self, paths: Sequence[PRMPath]) -> list[Score]:
         """See `search.protocols.PRM`."""
-        async with asyncio.TaskGroup() as tasks:
-            calls = [tasks.create_task(self._caller.call(ScoreItem(path))) for path in paths]
-        return [call.result() for call in calls]
+        scores = [self._caller.queue(ScoreItem(path)) for path in paths]
+        try:
+            return [await score for score in scores]
+        finally:
+            for score in scores:
+                score.cancel()

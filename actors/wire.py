@@ -1,16 +1,19 @@
 """What travels between a work unit and a replica: batches of items, answered item by item.
 
 A call carries everything a work unit has ready; the replica answers with lists of
-(place in the batch, result), each item as soon as it is finished.
+(place in the batch, result), each item as soon as it is finished, but for `TICK_S`.
 """
 
 from dataclasses import dataclass
 
-from search.protocols import Expansion, PolicyPath, PRMPath, Sampling, Score
+from search.protocols import Carried, Expansion, PolicyPath, PRMPath, Sampling, Score
+
+# How long the next message waits for company, on both ways: a fraction of what a step takes.
+TICK_S = 0.004
 
 
 @dataclass(frozen=True, slots=True)
-class ExpandItem:
+class ExpandItem(Carried):
     """One request to sample n continuations of a path."""
 
     path: PolicyPath
@@ -21,14 +24,14 @@ class ExpandItem:
 
 
 @dataclass(frozen=True, slots=True)
-class ScoreItem:
+class ScoreItem(Carried):
     """One request to score the last step of a path."""
 
     path: PRMPath
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(Carried):
     """An item that could not be answered; `error` is meant for the reader of the run."""
 
     error: Exception

@@ -19,7 +19,7 @@ from actors.client import RemotePolicy
 from actors.spec import ModelSpec
 from cluster.connect import connected
 from cluster.deploy import deployed
-from cluster.fanout import Site, run_units
+from cluster.fanout import Admission, Site, run_units
 from search.config import Limits, SearchConfig
 from search.partition import WorkUnit, partition, run_unit
 from search.problem import Problem
@@ -30,8 +30,8 @@ from search.strategies import keep_count
 
 REPETITIONS = 5
 PROBLEMS = 16
-UNITS_IN_FLIGHT = 4
 SOLUTIONS_PER_UNIT = 64
+ADMISSION = Admission(4 * SOLUTIONS_PER_UNIT, SOLUTIONS_PER_UNIT)
 SEARCHES = (("best_of_n", 64, 1), ("beam", 64, 4), ("dvts", 64, 4))
 BATCHES = (1, 16, 256)
 LIMITS = Limits(max_steps=12, max_step_tokens=64, max_solution_tokens=600)
@@ -104,7 +104,7 @@ def _through_ray(name: str) -> Callable[[], Awaitable[tuple[int, float]]]:
     async def measure() -> tuple[int, float]:
         site = Site("fake", "policy", "prm", 0, 0, unit_timeout_s=600)
         started, expansions = time.perf_counter(), 0
-        async for done in run_units(_units(name), site, UNITS_IN_FLIGHT):
+        async for done in run_units(_units(name), site, ADMISSION):
             expansions += done.units["generations"][0].as_py()
         return expansions, time.perf_counter() - started
 

@@ -8,10 +8,12 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from actors.spec import ModelFacts, ModelSpec
 from cluster.packing import Machine, Unplaced, packed
+from cluster.routing import keys_of_replicas
 from search.errors import ClusterError
 
 HEALTH_CHECK_PERIOD_S = 5.0
@@ -19,8 +21,16 @@ CORES_OF_A_UNIT = 1.0
 ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
 
 
+@dataclass(frozen=True, slots=True)
+class Deployed:
+    """A model that answers: what it says of itself, and an affinity key for each replica."""
+
+    facts: ModelFacts
+    keys: tuple[str, ...]
+
+
 @contextlib.asynccontextmanager
-async def deployed(role: str, spec: ModelSpec | None) -> AsyncIterator[ModelFacts | None]:
+async def deployed(role: str, spec: ModelSpec | None) -> AsyncIterator[Deployed | None]:
     """Runs the replicas of one model; they leave when the block ends. No spec, no replicas."""
     from ray import serve
 
@@ -35,7 +45,7 @@ async def deployed(role: str, spec: ModelSpec | None) -> AsyncIterator[ModelFact
             await asyncio.to_thread(serve.delete, role)
 
 
-async def _started(application: Any, role: str, spec: ModelSpec) -> ModelFacts:
+async def _started(application: Any, role: str, spec: ModelSpec) -> Deployed:
     """Waits until all replicas are ready."""
     from ray import serve
 
@@ -45,9 +55,10 @@ async def _started(application: Any, role: str, spec: ModelSpec) -> ModelFacts:
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
         handle = await asyncio.to_thread(serve.run, application, name=role, route_prefix=None)
         facts: ModelFacts = await handle.facts.remote()
+        keys = await keys_of_replicas(handle, spec.replicas)
     except (RuntimeError, TimeoutError) as error:
         raise ClusterError(f"the {role} {spec.model!r} did not start: {_reason(error)}") from error
-    return facts
+    return Deployed(facts, keys)
 
 
 def deployment(role: str, spec: ModelSpec) -> Any:
@@ -64,6 +75,8 @@ def deployment(role: str, spec: ModelSpec) -> Any:
         num_replicas=spec.replicas,
         max_ongoing_requests=spec.max_ongoing_requests,
         health_check_period_s=HEALTH_CHECK_PERIOD_S,
+        # A line for each call would be a tenth of a replica's work.
+        logging_config={"enable_access_log": False},
         # One actor has all GPUs of its replica, so they are in one machine and visible to it,
         # and vLLM cuts the model over them with processes of its own. In a placement group it
         # would take its Ray executor, which wants one bundle for each GPU.

@@ -6,7 +6,7 @@ error row that says why; a unit that fails takes nothing else with it.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from actors.client import RemotePolicy, RemotePRM
+from cluster.routing import Balance, Route
 from search.errors import ClusterError, first_cause
 from search.partition import WorkUnit, run_unit
 from search.rows import node_table, search_columns, solution_table, unit_costs
@@ -28,7 +29,7 @@ TASK_RETRIES = 3
 class Site:
     """Where the units of one policy run: the applications to call, and what they cost.
 
-    `prm` is empty when no search needs one.
+    `prm` is empty when no search needs one. Keys: an affinity key for each replica.
     """
 
     policy_name: str
@@ -37,6 +38,51 @@ class Site:
     policy_parameters: int
     prm_parameters: int
     unit_timeout_s: float
+    policy_keys: tuple[str, ...] = ("",)
+    prm_keys: tuple[str, ...] = ("",)
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """How much may be under way: what the replicas can hold, never the size of the data.
+
+    A task carries units of `per_task` solutions in all, at least one unit; `solutions` bounds
+    those of all tasks, `tasks` their number.
+    """
+
+    solutions: int
+    per_task: int
+    tasks: int | None = None
+
+    def admits(self, under_way: "Sequence[Bundle]", next_one: "Bundle") -> bool:
+        """Whether one more bundle may start; the first one always may."""
+        if self.tasks is not None and len(under_way) >= self.tasks:
+            return False
+        solutions = sum(bundle.solutions for bundle in under_way)
+        return not under_way or solutions + next_one.solutions <= self.solutions
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """The units that one Ray task runs side by side in one event loop."""
+
+    units: tuple[WorkUnit, ...]
+
+    @property
+    def solutions(self) -> int:
+        return sum(unit.solutions for unit in self.units)
+
+
+def bundles(units: Iterable[WorkUnit], solutions: int) -> Iterator[Bundle]:
+    """The units in order, as many to a bundle as have that many solutions together."""
+    waiting: list[WorkUnit] = []
+    for unit in units:
+        if waiting and sum(u.solutions for u in waiting) + unit.solutions > solutions:
+            yield Bundle(tuple(waiting))
+            waiting = []
+        waiting.append(unit)
+    if waiting:
+        yield Bundle(tuple(waiting))
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,38 +100,70 @@ class UnitTables:
 
 
 async def run_units(
-    units: Iterable[WorkUnit], site: Site, in_flight: int
+    units: Iterable[WorkUnit], site: Site, admission: Admission
 ) -> AsyncIterator[UnitTables]:
-    """Runs the units, at most `in_flight` at once, and yields each as it comes back."""
-    task = _remote_task()
-    waiting = iter(units)
-    running: set[asyncio.Task[UnitTables]] = set()
+    """Runs the units, as many at once as are admitted, and yields each as it comes back."""
+    fanout = _Fanout(site)
+    waiting = bundles(units, admission.per_task)
+    bundle = next(waiting, None)
     try:
         while True:
-            while len(running) < in_flight and (unit := next(waiting, None)) is not None:
-                running.add(asyncio.create_task(_outcome(task, unit, site)))
-            if not running:
+            while bundle and admission.admits(list(fanout.running.values()), bundle):
+                fanout.start(bundle)
+                bundle = next(waiting, None)
+            if not fanout.running:
                 return
-            done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-            for finished in done:
-                yield finished.result()
+            for tables in await fanout.finished():
+                yield tables
     finally:
-        for task_left in running:
-            task_left.cancel()
+        fanout.cancel()
 
 
-async def _outcome(task: Any, unit: WorkUnit, site: Site) -> UnitTables:
-    """A unit's tables; a task that Ray could not finish becomes an error row here."""
+class _Fanout:
+    """The tasks under way, and the balance of their work over the replicas."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._policy, self._prm = Balance(site.policy_keys), Balance(site.prm_keys)
+        self.running: dict[asyncio.Task[list[UnitTables]], Bundle] = {}
+
+    def start(self, bundle: Bundle) -> None:
+        self.running[asyncio.create_task(self._outcome(bundle))] = bundle
+
+    async def finished(self) -> list[UnitTables]:
+        """Waits for a task; returns what all that ended have brought."""
+        done, _ = await asyncio.wait(self.running, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            del self.running[task]
+        return [tables for task in done for tables in task.result()]
+
+    def cancel(self) -> None:
+        for task in self.running:
+            task.cancel()
+
+    async def _outcome(self, bundle: Bundle) -> list[UnitTables]:
+        solutions = bundle.solutions
+        route = Route(self._policy.take(solutions), self._prm.take(solutions))
+        try:
+            return await _remote_outcome(bundle, self._site, route)
+        finally:
+            self._policy.give_back(route.policy, solutions)
+            self._prm.give_back(route.prm, solutions)
+
+
+async def _remote_outcome(bundle: Bundle, site: Site, route: Route) -> list[UnitTables]:
+    """The units' tables; a task that Ray could not finish becomes error rows here."""
     import ray
 
-    reference = task.remote(unit, site)
+    reference = _remote_task().remote(bundle, site, route)
     try:
         return await reference  # type: ignore[no-any-return]
     except asyncio.CancelledError:
         ray.cancel(reference)
         raise
     except ray.exceptions.RayError as error:
-        return failed_unit(unit, site, ClusterError(f"the task was lost: {_cause(error)}"), 0.0)
+        lost = ClusterError(f"the task was lost: {_cause(error)}")
+        return [failed_unit(unit, site, lost, 0.0) for unit in bundle.units]
 
 
 @lru_cache(maxsize=1)
@@ -93,21 +171,42 @@ def _remote_task() -> Any:
     import ray
 
     spread = ray.remote(num_cpus=TASK_CPUS, max_retries=TASK_RETRIES, scheduling_strategy="SPREAD")
-    return spread(work_unit_task)
+    return spread(work_units_task)
 
 
-def work_unit_task(unit: WorkUnit, site: Site) -> UnitTables:
-    """What runs on a worker: one search over one unit. The one broad `except` stands here."""
+def work_units_task(bundle: Bundle, site: Site, route: Route) -> list[UnitTables]:
+    """What runs on a worker: the searches of a bundle's units, side by side."""
+    return _runner().run(_run_bundle(bundle, site, route))
+
+
+@lru_cache(maxsize=1)
+def _runner() -> asyncio.Runner:
+    """One event loop for the life of a worker: Serve's handles belong to the loop they ran in."""
+    return asyncio.Runner()
+
+
+async def _run_bundle(bundle: Bundle, site: Site, route: Route) -> list[UnitTables]:
+    policy = RemotePolicy(_method(site.policy, "expand_batch", route.policy))
+    prm = RemotePRM(_method(site.prm, "score_batch", route.prm)) if site.prm else None
+    async with asyncio.TaskGroup() as tasks:
+        units = [tasks.create_task(_run_unit(unit, site, policy, prm)) for unit in bundle.units]
+    return [unit.result() for unit in units]
+
+
+async def _run_unit(
+    unit: WorkUnit, site: Site, policy: RemotePolicy, prm: RemotePRM | None
+) -> UnitTables:
+    """One search over one unit. The one broad `except` stands here."""
     started = time.perf_counter()
     try:
-        return asyncio.run(_search(unit, site, started))
+        return await _search(unit, site, policy, prm, started)
     except Exception as error:
         return failed_unit(unit, site, _cause(error), time.perf_counter() - started)
 
 
-async def _search(unit: WorkUnit, site: Site, started: float) -> UnitTables:
-    policy = RemotePolicy(_method(site.policy, "expand_batch", unit.unit_id))
-    prm = RemotePRM(_method(site.prm, "score_batch", unit.unit_id)) if site.prm else None
+async def _search(
+    unit: WorkUnit, site: Site, policy: RemotePolicy, prm: RemotePRM | None, started: float
+) -> UnitTables:
     async with asyncio.timeout(site.unit_timeout_s):
         growth = await run_unit(unit, policy, prm)
     costs = unit_costs(growth, site.policy_parameters, site.prm_parameters)

@@ -13,10 +13,10 @@ from pathlib import Path
 import pyarrow as pa
 from rich.console import Console
 
-from actors.spec import ModelFacts, ModelSpec
+from actors.spec import ModelSpec
 from cluster.connect import connected
-from cluster.deploy import check_capacity, deployed, uses_gpus
-from cluster.fanout import Site, UnitTables, run_units
+from cluster.deploy import Deployed, check_capacity, deployed, uses_gpus
+from cluster.fanout import Admission, Site, UnitTables, run_units
 from jobs.commits import Commits
 from jobs.curves import answers_table
 from jobs.data import BadProblem, load_problems
@@ -32,6 +32,9 @@ from search.problem import Problem
 from search.schemas import PROBLEMS
 
 log = logging.getLogger("branchwise")
+
+# Sequences wait for scores and for their siblings: twice the batch keeps it full.
+ROOM = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +79,11 @@ async def _search_all(
     prm, failed = prm_spec(recipe.prm), 0
     with connected(address, packs_replicas=uses_gpus(policies, prm)):
         check_capacity(policies, prm)
-        async with deployed("prm", prm) as prm_facts:
+        async with deployed("prm", prm) as prm_replicas:
             for policy in policies:
                 log.info("deploying %s", policy.name)
-                async with deployed("policy", policy) as policy_facts:
-                    site = _site(recipe, policy, policy_facts, prm_facts)
+                async with deployed("policy", policy) as policy_replicas:
+                    site = _site(recipe, policy, policy_replicas, prm_replicas)
                     failed += await _search(recipe, site, problems, writer, graders, console)
     return failed
 
@@ -107,7 +110,7 @@ async def _search(
     units = plan(problems, recipe, site.policy_name)
     with ProgressDisplay(site.policy_name, units_by_problem, console) as progress:
         async with asyncio.TaskGroup() as tasks:
-            async for done in run_units(units, site, units_in_flight(recipe)):
+            async for done in run_units(units, site, admission(recipe, site.policy_name)):
                 await slots.acquire()
                 tasks.create_task(commit(done))
     return progress.tally.failed
@@ -120,12 +123,11 @@ def plan(problems: Iterable[Problem], recipe: Recipe, policy: str) -> Iterator[W
             yield from partition(problem, config, recipe.work.solutions_per_unit)
 
 
-def units_in_flight(recipe: Recipe) -> int:
-    """Enough units to keep every replica's batch full twice over, never more."""
-    if recipe.work.units_in_flight:
-        return recipe.work.units_in_flight
-    room = max(policy.replicas * policy.max_batch for policy in recipe.policies)
-    return max(2, -(-2 * room // recipe.work.solutions_per_unit))
+def admission(recipe: Recipe, policy: str) -> Admission:
+    """Enough solutions under way to keep every replica's batch full, never more."""
+    [settings] = [each for each in recipe.policies if each.name == policy]
+    room = ROOM * settings.replicas * settings.max_batch
+    return Admission(room, recipe.work.solutions_per_unit, recipe.work.units_in_flight)
 
 
 async def _split_gradable(
@@ -167,16 +169,16 @@ def problems_table(good: list[Problem], bad: list[BadProblem]) -> pa.Table:
     )
 
 
-def _site(
-    recipe: Recipe, policy: ModelSpec, facts: ModelFacts | None, prm: ModelFacts | None
-) -> Site:
+def _site(recipe: Recipe, spec: ModelSpec, policy: Deployed | None, prm: Deployed | None) -> Site:
     return Site(
-        policy_name=policy.name,
+        policy_name=spec.name,
         policy="policy",
         prm="prm" if prm else "",
-        policy_parameters=facts.parameters if facts else 0,
-        prm_parameters=prm.parameters if prm else 0,
+        policy_parameters=policy.facts.parameters if policy else 0,
+        prm_parameters=prm.facts.parameters if prm else 0,
         unit_timeout_s=recipe.work.unit_timeout_s,
+        policy_keys=policy.keys if policy else ("",),
+        prm_keys=prm.keys if prm else ("",),
     )
 
 

@@ -24,6 +24,12 @@ class WorkUnit:
     first: int
     stop: int
 
+    @property
+    def solutions(self) -> int:
+        """How many solutions the unit is asked for."""
+        total = subtree_count(self.config.strategy, self.config.n, self.config.branching)
+        return (self.stop - self.first) * self.config.n // total
+
 
 def partition(
     problem: Problem, config: SearchConfig, solutions_per_unit: int

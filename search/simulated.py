@@ -137,10 +137,16 @@ class SimulatedPolicy:
     engine: SimulatedEngine
 
     async def expand(
-        self, path: PolicyPath, n: int, sampling: Sampling, max_tokens: int, seed: int
+        self,
+        path: PolicyPath,
+        n: int,
+        sampling: Sampling,
+        max_tokens: int,
+        seed: int,
+        first: int = 0,
     ) -> Expansion:
         """The completions of `policy`, when the last of them would have been written."""
-        expansion = await self.policy.expand(path, n, sampling, max_tokens, seed)
+        expansion = await self.policy.expand(path, n, sampling, max_tokens, seed, first)
         computed = expansion.prefix_tokens_computed
         async with asyncio.TaskGroup() as tasks:
             for place, completion in enumerate(expansion.completions):

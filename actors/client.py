@@ -2,17 +2,21 @@
 
 A Serve call costs milliseconds and one item more costs microseconds, so everything that
 becomes ready in the same turn of the event loop goes in one call. Invariant: every item that
-was sent is answered once, with its result or with an error. All calls of a client carry the
+was sent is answered once, with its result or with an error. An item whose caller has gone is
+given up in the engine, alone or with its whole batch. All calls of a client carry the
 same affinity key and so reach the same replica, where their prefixes are cached.
 """
 
 import asyncio
-from collections.abc import Sequence
+import itertools
+import uuid
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import stamina
 
-from actors.wire import ExpandItem, Failure, ScoreItem
+from actors.wire import ExpandItem, Failure, GiveUp, ScoreItem
 from search.errors import BranchwiseError, ClusterError, EngineLostError, PolicyError, PRMError
 from search.protocols import Expansion, PolicyPath, PRMPath, Sampling, Score
 
@@ -28,27 +32,54 @@ Result = TypeVar("Result")
 class BatchingCaller(Generic[Item, Result]):
     """Sends items to a Serve method that takes a batch and streams finished items back."""
 
-    def __init__(self, method: Any, border: type[BranchwiseError]) -> None:
-        self._method, self._border = method, border
+    def __init__(
+        self,
+        method: Any,
+        border: type[BranchwiseError],
+        give_up: Callable[[Item], Item] | None = None,
+    ) -> None:
+        self._method, self._border, self._give_up = method, border, give_up
         self._waiting: list[tuple[Item, asyncio.Future[Result]]] = []
         self._calls: set[asyncio.Task[None]] = set()
 
     async def call(self, item: Item) -> Result:
         """The result of one item; raises what the replica raised for it."""
+        return await self._queue(item)
+
+    def _queue(self, item: Item) -> "asyncio.Future[Result]":
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Result] = loop.create_future()
         if not self._waiting:
             loop.call_soon(self._send)
         self._waiting.append((item, future))
-        return await future
+        return future
 
     def _send(self) -> None:
         """Runs once a turn, after everything that was ready has queued its item."""
-        batch, self._waiting = self._waiting, []
+        batch = [entry for entry in self._waiting if not entry[1].done()]
+        self._waiting = []
+        if not batch:
+            return
         call = asyncio.create_task(self._exchange(batch))
         self._calls.add(call)
         call.add_done_callback(self._calls.discard)
         _cancel_when_unwanted(call, [future for _, future in batch])
+        for item, future in batch:
+            future.add_done_callback(partial(self._when_settled, call, item))
+
+    def _when_settled(
+        self, call: "asyncio.Task[None]", item: Item, future: "asyncio.Future[Result]"
+    ) -> None:
+        """If a caller has gone, looks a turn later: by then a call that all have left is over."""
+        if future.cancelled() and self._give_up is not None:
+            asyncio.get_running_loop().call_soon(self._give_up_alone, call, item, self._give_up)
+
+    def _give_up_alone(
+        self, call: "asyncio.Task[None]", item: Item, give_up: Callable[[Item], Item]
+    ) -> None:
+        """Tells the replica to stop one item while others of its batch go on."""
+        if not call.done() and not call.cancelling():
+            self._queue(give_up(item)).add_done_callback(_forget)
 
     async def _exchange(self, batch: list[tuple[Item, "asyncio.Future[Result]"]]) -> None:
         try:
@@ -99,6 +130,12 @@ def _cancel_when_unwanted(
         future.add_done_callback(settled)
 
 
+def _forget(future: "asyncio.Future[Any]") -> None:
+    """Looks at a result that nobody waits for, so that asyncio does not warn of its error."""
+    if not future.cancelled():
+        future.exception()
+
+
 def _replica_was_lost(error: Exception) -> bool:
     """Another replica can answer instead: the seeds make it the same answer."""
     from ray.exceptions import RayActorError
@@ -125,9 +162,10 @@ class RemotePolicy:
     """The policy protocol over a Serve handle."""
 
     def __init__(self, expand_batch: Any) -> None:
-        self._caller: BatchingCaller[ExpandItem, Expansion] = BatchingCaller(
-            expand_batch, PolicyError
+        self._caller: BatchingCaller[ExpandItem | GiveUp, Expansion] = BatchingCaller(
+            expand_batch, PolicyError, _give_up
         )
+        self._tickets = (f"{uuid.uuid4().hex}-{number}" for number in itertools.count())
 
     async def expand(
         self,
@@ -139,7 +177,13 @@ class RemotePolicy:
         first: int = 0,
     ) -> Expansion:
         """See `search.protocols.Policy`."""
-        return await self._caller.call(ExpandItem(path, n, sampling, max_tokens, seed, first))
+        ticket = next(self._tickets)
+        item = ExpandItem(path, n, sampling, max_tokens, seed, first, ticket)
+        return await self._caller.call(item)
+
+
+def _give_up(item: ExpandItem | GiveUp) -> GiveUp:
+    return GiveUp(item.ticket)
 
 
 class RemotePRM:

@@ -11,7 +11,10 @@ from search.protocols import Expansion, PolicyPath, PRMPath, Sampling, Score
 
 @dataclass(frozen=True, slots=True)
 class ExpandItem:
-    """One request to sample n continuations of a path, numbered from `first`."""
+    """One request to sample n continuations of a path, numbered from `first`.
+
+    `ticket` names the request, so that it can be given up alone.
+    """
 
     path: PolicyPath
     n: int
@@ -19,6 +22,17 @@ class ExpandItem:
     max_tokens: int
     seed: int
     first: int = 0
+    ticket: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """Stops the request with this ticket; answered with an empty expansion.
+
+    One that overtakes its request is too late: the request runs to its end, and nobody waits.
+    """
+
+    ticket: str
 
 
 @dataclass(frozen=True, slots=True)

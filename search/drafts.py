@@ -103,8 +103,8 @@ class Drafts:
             self._start(wish)
 
     def _is_new(self, wish: Wish) -> bool:
-        begun = wish.place in self._writing or wish.place in self._failed
-        return not begun and wish.chance >= self.start_chance
+        begun = (self._writing, self._unused, self._failed)
+        return wish.chance >= self.start_chance and not any(wish.place in each for each in begun)
 
     def _make_room(self, sequences: int, chance_of: dict[Place, float]) -> None:
         """Stops the least likely sequences, as many as are in the way of needed ones."""

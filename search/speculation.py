@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeAlias
 
+import numpy as np
+
 from search.tree import ROOT
 
 # Less likely ones are not looked at: what is being written of them is given up.
 STOP_CHANCE = 0.1
 CERTAIN = 1.0
-ALMOST = 0.999
+ALMOST_CERTAIN = 1.0 - 1e-9
 
 # A node and the number of its child.
 Place: TypeAlias = tuple[int, int]
@@ -73,7 +75,7 @@ def wishes(
         ]
         total = _round_size(kept, widths)
         # Beyond the next round the number of rivals is itself a guess, and nothing is certain.
-        most = ALMOST if rounds_ahead else CERTAIN
+        most = ALMOST_CERTAIN if rounds_ahead else CERTAIN
         kept = _likely(standing, total, widths.keep, most)
         rounds_ahead += 1
 
@@ -122,13 +124,13 @@ def chances(known: int, missing: int, keep: int) -> tuple[float, ...]:
     those are known has a hypergeometric distribution. Exactly 1 and 0 where nothing is open.
     """
     fewest, most = max(0, keep - missing), min(keep, known)
-    weights = [1.0]
-    for count in range(fewest, most):
-        up = (known - count) * (keep - count)
-        weights.append(weights[-1] * up / ((count + 1) * (missing - keep + count + 1)))
-    whole = sum(weights)
-    by_rank = []
-    for rank in range(1, known + 1):
-        at_least = weights[max(0, rank - fewest) :]
-        by_rank.append(CERTAIN if rank <= fewest else sum(at_least) / whole)
-    return tuple(by_rank)
+    counts = np.arange(fewest, most, dtype=np.float64)
+    up = (known - counts) * (keep - counts)
+    steps = np.log(up) - np.log((counts + 1) * (missing - keep + counts + 1))
+    weights = np.concatenate([[0.0], np.cumsum(steps)])
+    # Products of hundreds of factors leave the range of floats; their logarithms do not.
+    weights = np.exp(weights - weights.max())
+    at_least = np.cumsum(weights[::-1])[::-1] / weights.sum()
+    certain = [CERTAIN] * min(fewest, known)
+    likely = np.minimum(at_least[1:], ALMOST_CERTAIN).tolist()
+    return tuple(certain + likely + [0.0] * (known - len(certain) - len(likely)))

@@ -9,7 +9,7 @@ the search whatever is still to come, and no such child is left out.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -24,8 +24,7 @@ ALMOST_CERTAIN = 1.0 - 1e-9
 Place: TypeAlias = tuple[int, int]
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(NamedTuple):
     """A scored step, and the chance that the search keeps it."""
 
     node: int
@@ -34,8 +33,7 @@ class Candidate:
     chance: float = CERTAIN
 
 
-@dataclass(frozen=True, slots=True)
-class Wish:
+class Wish(NamedTuple):
     """A child that the search needs with this chance, and in which round from now."""
 
     place: Place
@@ -88,6 +86,8 @@ def _places(kept: Sequence[Candidate], widths: Widths) -> Iterator[tuple[Place, 
 
 
 def _with_chance(found: Candidate, chance: float) -> Candidate:
+    if chance == found.chance:  # most are: this runs for every candidate at every change
+        return found
     return Candidate(found.node, found.score, found.ended, chance)
 
 

@@ -79,9 +79,11 @@ class Drafts:
         return [self._take(place) for place in asked]
 
     def _candidate(self, node: int) -> Candidate:
-        """A kept node of the search's own tree; its score no longer matters."""
-        ended = node != ROOT and self.growth.tree.ends_solution(node)
-        return Candidate(self._draft_of[node], CERTAIN, ended)
+        """A kept node of the search's own tree; one that ended competes again with its score."""
+        if node == ROOT:
+            return Candidate(ROOT, 0.0, ended=False)
+        ended = self.growth.tree.ends_solution(node)
+        return Candidate(self._draft_of[node], self.growth.score(node), ended)
 
     def _raise_failure(self, asked: Sequence[Place]) -> None:
         for place in asked:

@@ -102,24 +102,24 @@ def spread(numbers: Sequence[float]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--toy", action="store_true", help="small and quick, without Ray")
-    toy = parser.parse_args().toy
+    parser.add_argument("--only", choices=("virtual", "serve"), help="one of the two parts")
+    toy, only = parser.parse_args().toy, parser.parse_args().only
     logging.getLogger("branchwise").setLevel(logging.WARNING)
     console = Console(width=140)
-    table = _table("one problem alone, in virtual time")
-    for n in TOY_WIDTHS if toy else WIDTHS:
-        for line in _virtual_lines(n, TOY_SEEDS if toy else SEEDS):
-            table.add_row(*line.row())
-    console.print(table)
-    if not toy:
-        table = _table("through Ray Serve, in real time")
-        for line in asyncio.run(_transport_lines()):
-            table.add_row(*line.row())
-        console.print(table)
+    if only != "serve":
+        widths, seeds = (TOY_WIDTHS, TOY_SEEDS) if toy else (WIDTHS, SEEDS)
+        lines = [line for n in widths for line in _virtual_lines(n, seeds)]
+        console.print(_table("one problem alone, in virtual time", lines))
+    if only != "virtual" and not toy:
+        console.print(_table("through Ray Serve, in real time", _serve_lines()))
 
 
-def _table(title: str) -> Table:
+def _table(title: str, lines: Sequence[Line]) -> Table:
     columns = ("search", "seconds", "shortest / taken", "times lock-step", "waste", "same trees")
-    return Table(*columns, title=title)
+    table = Table(*columns, title=title)
+    for line in lines:
+        table.add_row(*line.row())
+    return table
 
 
 # ---- in virtual time
@@ -242,7 +242,27 @@ def _step_s(tree: Tree, node: int) -> float:
 # ---- through Ray Serve
 
 
-async def _transport_lines() -> list[Line]:
+def _serve_lines() -> list[Line]:
+    units = {
+        strategy: [_unit(strategy, TRANSPORT_N, seed) for seed in TRANSPORT_SEEDS]
+        for strategy in ("dvts", "beam")
+    }
+    virtual = [_simulated(unit, 0.8, run_unit) for unit in units["dvts"]]
+    lock_step = [_simulated(unit, 0.8, _lock_step_dvts).seconds for unit in units["dvts"]]
+    dvts, slow, fast = asyncio.run(_served(units["dvts"], units["beam"]))
+    ideals = [longest_subtree_s(each.growth.tree) for each in virtual]
+    limits = [longest_path_s(each.growth.tree) for each in slow]
+    label = f"dvts, N = {TRANSPORT_N} (its lock-step in virtual time)"
+    beams, name, times = units["beam"], f"beam, N = {TRANSPORT_N}, PRM 0.8", _times(slow)
+    return [
+        _line(label, dvts, ideals, lock_step, units["dvts"], virtual),
+        _line(f"{name}: lock-step, limit", slow, limits, times, beams, slow),
+        _line(f"{name}: speculative, limit", fast, limits, times, beams, slow),
+    ]
+
+
+async def _served(dvts: Sequence[WorkUnit], beams: Sequence[WorkUnit]) -> list[list[Outcome]]:
+    """The searches one after the other, beams without and with speculation."""
     from cluster.connect import connected
     from cluster.deploy import deployed
 
@@ -251,30 +271,11 @@ async def _transport_lines() -> list[Line]:
     policy = replace(policy, options=POLICY_TIME | STEPS)
     with connected(None):
         async with deployed("prm", prm), deployed("policy", policy):
-            await _through_serve(replace(_unit("dvts", 16, 99)), 0)  # warms the handles up
-            return [await _dvts_line(), *await _beam_lines()]
-
-
-async def _dvts_line() -> Line:
-    units = [_unit("dvts", TRANSPORT_N, seed) for seed in TRANSPORT_SEEDS]
-    virtual = [_simulated(unit, 0.8, run_unit) for unit in units]
-    found = [await _through_serve(unit, 0) for unit in units]
-    ideals = [longest_subtree_s(each.growth.tree) for each in virtual]
-    lock_step = [_simulated(unit, 0.8, _lock_step_dvts).seconds for unit in units]
-    label = f"dvts, N = {TRANSPORT_N} (its lock-step in virtual time)"
-    return _line(label, found, ideals, lock_step, units, virtual)
-
-
-async def _beam_lines() -> list[Line]:
-    units = [_unit("beam", TRANSPORT_N, seed) for seed in TRANSPORT_SEEDS]
-    slow = [await _through_serve(unit, 0) for unit in units]
-    fast = [await _through_serve(unit, TRANSPORT_N) for unit in units]
-    ideals = [longest_path_s(each.growth.tree) for each in slow]
-    label = f"beam, N = {TRANSPORT_N}, PRM 0.8"
-    return [
-        _line(f"{label}: lock-step", slow, ideals, _times(slow), units, slow),
-        _line(f"{label}: speculative", fast, ideals, _times(slow), units, slow),
-    ]
+            await _through_serve(_unit("dvts", 16, 99), 0)  # warms the handles up
+            wanted = ((dvts, 0), (beams, 0), (beams, TRANSPORT_N))
+            return [
+                [await _through_serve(unit, slots) for unit in units] for units, slots in wanted
+            ]
 
 
 async def _through_serve(unit: WorkUnit, slots: int) -> Outcome:

@@ -2,18 +2,22 @@
 
 A Serve call costs milliseconds and one item more costs microseconds, so what becomes ready in
 the same tick goes in one call: the first at once, what follows it within `TICK_S` together.
-Invariant: every item that was sent is answered once, with its result or with an error. All
+Invariant: every item that was sent is answered once, with its result or with an error. An item
+whose caller has gone is given up in the engine, with its whole batch or, if it may be, alone. All
 calls of a client carry the same affinity key and so reach the same replica, where their prefixes
 are cached.
 """
 
 import asyncio
-from collections.abc import Sequence
+import itertools
+import uuid
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import stamina
 
-from actors.wire import TICK_S, ExpandItem, Failure, ScoreItem
+from actors.wire import TICK_S, ExpandItem, Failure, GiveUp, ScoreItem
 from search.errors import BranchwiseError, ClusterError, EngineLostError, PolicyError, PRMError
 from search.protocols import Expansion, PolicyPath, PRMPath, Sampling, Score
 
@@ -31,8 +35,13 @@ Result = TypeVar("Result")
 class BatchingCaller(Generic[Item, Result]):
     """Sends items to a Serve method that takes a batch and streams finished items back."""
 
-    def __init__(self, method: Any, border: type[BranchwiseError]) -> None:
-        self._method, self._border = method, border
+    def __init__(
+        self,
+        method: Any,
+        border: type[BranchwiseError],
+        give_up: Callable[[Item], Item] | None = None,
+    ) -> None:
+        self._method, self._border, self._give_up = method, border, give_up
         self._waiting: list[tuple[Item, asyncio.Future[Result]]] = []
         self._calls: set[asyncio.Task[None]] = set()
         self._next_call_s = 0.0
@@ -64,6 +73,22 @@ class BatchingCaller(Generic[Item, Result]):
         self._calls.add(call)
         call.add_done_callback(self._calls.discard)
         _cancel_when_unwanted(call, [future for _, future in batch])
+        for item, future in batch if self._give_up else ():
+            future.add_done_callback(partial(self._when_settled, call, item))
+
+    def _when_settled(
+        self, call: "asyncio.Task[None]", item: Item, future: "asyncio.Future[Result]"
+    ) -> None:
+        """If a caller has gone, looks a turn later: by then a call that all have left is over."""
+        if future.cancelled() and self._give_up is not None:
+            asyncio.get_running_loop().call_soon(self._give_up_alone, call, item, self._give_up)
+
+    def _give_up_alone(
+        self, call: "asyncio.Task[None]", item: Item, give_up: Callable[[Item], Item]
+    ) -> None:
+        """Tells the replica to stop one item while others of its batch go on."""
+        if not call.done() and not call.cancelling():
+            self.queue(give_up(item)).add_done_callback(_forget)
 
     async def _exchange(self, batch: list[tuple[Item, "asyncio.Future[Result]"]]) -> None:
         try:
@@ -114,6 +139,12 @@ def _cancel_when_unwanted(
         future.add_done_callback(settled)
 
 
+def _forget(future: "asyncio.Future[Any]") -> None:
+    """Looks at a result that nobody waits for, so that asyncio does not warn of its error."""
+    if not future.cancelled():
+        future.exception()
+
+
 def _replica_was_lost(error: Exception) -> bool:
     """Another replica can answer instead: the seeds make it the same answer."""
     from ray.exceptions import RayActorError
@@ -137,18 +168,35 @@ def _last_line(error: Exception) -> str:
 
 
 class RemotePolicy:
-    """The policy protocol over a Serve handle."""
+    """The policy protocol over a Serve handle.
 
-    def __init__(self, expand_batch: Any) -> None:
-        self._caller: BatchingCaller[ExpandItem, Expansion] = BatchingCaller(
-            expand_batch, PolicyError
+    gives_up: single requests may be cancelled, as a search does that speculates.
+    """
+
+    def __init__(self, expand_batch: Any, gives_up: bool = False) -> None:
+        self._caller: BatchingCaller[ExpandItem | GiveUp, Expansion] = BatchingCaller(
+            expand_batch, PolicyError, _give_up if gives_up else None
         )
+        name = uuid.uuid4().hex
+        self._tickets = (f"{name}-{number}" if gives_up else "" for number in itertools.count())
 
     async def expand(
-        self, path: PolicyPath, n: int, sampling: Sampling, max_tokens: int, seed: int
+        self,
+        path: PolicyPath,
+        n: int,
+        sampling: Sampling,
+        max_tokens: int,
+        seed: int,
+        first: int = 0,
     ) -> Expansion:
         """See `search.protocols.Policy`."""
-        return await self._caller.call(ExpandItem(path, n, sampling, max_tokens, seed))
+        ticket = next(self._tickets)
+        item = ExpandItem(path, n, sampling, max_tokens, seed, first, ticket)
+        return await self._caller.call(item)
+
+
+def _give_up(item: ExpandItem | GiveUp) -> GiveUp:
+    return GiveUp(item.ticket)
 
 
 class RemotePRM:

@@ -1,5 +1,9 @@
-"""The policy as a Serve deployment: one engine a replica, batches in, finished items out."""
+"""The policy as a Serve deployment: one engine a replica, batches in, finished items out.
 
+Invariant: a request that was given up is cancelled in the engine, and no other is.
+"""
+
+import asyncio
 import dataclasses
 from collections.abc import AsyncIterator, Sequence
 
@@ -7,7 +11,8 @@ from actors.batching import answer_as_finished
 from actors.engines import PolicyEngine, load_policy_engine
 from actors.replica import Replica
 from actors.spec import ModelSpec
-from actors.wire import ExpandItem, ExpandReply
+from actors.wire import ExpandItem, ExpandReply, GiveUp
+from search.errors import PolicyError
 from search.protocols import Expansion
 
 
@@ -16,11 +21,39 @@ class PolicyReplica(Replica[PolicyEngine]):
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__(load_policy_engine(spec))
+        self._under_way: dict[str, asyncio.Task[Expansion]] = {}
 
-    async def expand_batch(self, items: Sequence[ExpandItem]) -> AsyncIterator[ExpandReply]:
+    async def expand_batch(
+        self, items: Sequence[ExpandItem | GiveUp]
+    ) -> AsyncIterator[ExpandReply]:
         """Expands every item; yields each as soon as it is finished."""
-        async for reply in answer_as_finished(items, self._expand):
+        async for reply in answer_as_finished(items, self._answer):
             yield reply
+
+    async def _answer(self, item: ExpandItem | GiveUp) -> Expansion:
+        if isinstance(item, GiveUp):
+            return self._give_up(item)
+        if not item.ticket:
+            return await self._expand(item)
+        return await self._expand_unless_given_up(item)
 
     async def _expand(self, item: ExpandItem) -> Expansion:
         return dataclasses.replace(await self._engine.expand(item), replica=self._name)
+
+    async def _expand_unless_given_up(self, item: ExpandItem) -> Expansion:
+        work = self._under_way[item.ticket] = asyncio.create_task(self._expand(item))
+        try:
+            return await work
+        except asyncio.CancelledError:
+            if item.ticket in self._under_way:
+                raise
+            raise PolicyError("the request was given up") from None
+        finally:
+            if self._under_way.get(item.ticket) is work:
+                del self._under_way[item.ticket]
+
+    def _give_up(self, item: GiveUp) -> Expansion:
+        work = self._under_way.pop(item.ticket, None)
+        if work is not None:
+            work.cancel()
+        return Expansion((), 0, 0, self._name)

@@ -14,13 +14,28 @@ TICK_S = 0.004
 
 @dataclass(frozen=True, slots=True)
 class ExpandItem(Carried):
-    """One request to sample n continuations of a path."""
+    """One request to sample n continuations of a path, numbered from `first`.
+
+    `ticket` names the request if it may be given up alone.
+    """
 
     path: PolicyPath
     n: int
     sampling: Sampling
     max_tokens: int
     seed: int
+    first: int = 0
+    ticket: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp(Carried):
+    """Stops the request with this ticket; answered with an empty expansion.
+
+    One that overtakes its request is too late: the request runs to its end, and nobody waits.
+    """
+
+    ticket: str
 
 
 @dataclass(frozen=True, slots=True)

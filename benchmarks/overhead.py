@@ -31,7 +31,7 @@ from search.strategies import keep_count
 REPETITIONS = 5
 PROBLEMS = 16
 SOLUTIONS_PER_UNIT = 64
-ADMISSION = Admission(4 * SOLUTIONS_PER_UNIT, SOLUTIONS_PER_UNIT)
+ADMISSION = Admission(2 * SOLUTIONS_PER_UNIT, SOLUTIONS_PER_UNIT, speculation=False)
 SEARCHES = (("best_of_n", 64, 1), ("beam", 64, 4), ("dvts", 64, 4))
 BATCHES = (1, 16, 256)
 LIMITS = Limits(max_steps=12, max_step_tokens=64, max_solution_tokens=600)

@@ -6,23 +6,28 @@ error row that says why; a unit that fails takes nothing else with it.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 
 from actors.client import RemotePolicy, RemotePRM
 from cluster.routing import Balance, Route
 from search.errors import ClusterError, first_cause
+from search.growth import Growth
 from search.partition import WorkUnit, run_unit
 from search.rows import node_table, search_columns, solution_table, unit_costs
 from search.schemas import NODES, SOLUTIONS, UNITS
 
+# Sequences wait for scores and for their siblings: twice the batch keeps it full.
+ROOM = 2
 TASK_CPUS = 1
 # Ray starts a task again when its worker or machine is lost; the seeds make it the same task.
 TASK_RETRIES = 3
+
+Grow: TypeAlias = "Callable[[WorkUnit], Awaitable[Growth]]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,20 +51,25 @@ class Site:
 class Admission:
     """How much may be under way: what the replicas can hold, never the size of the data.
 
-    A task carries units of `per_task` solutions in all, at least one unit; `solutions` bounds
-    those of all tasks, `tasks` their number.
+    `batch`: sequences that all replicas compute together. A task carries units of `per_task`
+    solutions in all, at least one unit; `tasks` bounds their number.
     """
 
-    solutions: int
+    batch: int
     per_task: int
     tasks: int | None = None
+    speculation: bool = True
 
-    def admits(self, under_way: "Sequence[Bundle]", next_one: "Bundle") -> bool:
+    def admits(self, under_way: "Iterable[Bundle]", next_one: "Bundle") -> bool:
         """Whether one more bundle may start; the first one always may."""
-        if self.tasks is not None and len(under_way) >= self.tasks:
+        counts = [bundle.solutions for bundle in under_way]
+        if self.tasks is not None and len(counts) >= self.tasks:
             return False
-        solutions = sum(bundle.solutions for bundle in under_way)
-        return not under_way or solutions + next_one.solutions <= self.solutions
+        return not counts or sum(counts) + next_one.solutions <= ROOM * self.batch
+
+    def leaves_room(self, under_way: "Iterable[Bundle]") -> bool:
+        """Whether sequences that wait for others leave a part of the batch empty."""
+        return self.speculation and sum(b.solutions for b in under_way) <= self.batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +77,7 @@ class Bundle:
     """The units that one Ray task runs side by side in one event loop."""
 
     units: tuple[WorkUnit, ...]
+    speculates: bool = False
 
     @property
     def solutions(self) -> int:
@@ -103,14 +114,15 @@ async def run_units(
     units: Iterable[WorkUnit], site: Site, admission: Admission
 ) -> AsyncIterator[UnitTables]:
     """Runs the units, as many at once as are admitted, and yields each as it comes back."""
-    fanout = _Fanout(site)
+    fanout = _Fanout(site, admission)
     waiting = bundles(units, admission.per_task)
     bundle = next(waiting, None)
     try:
         while True:
-            while bundle and admission.admits(list(fanout.running.values()), bundle):
-                fanout.start(bundle)
-                bundle = next(waiting, None)
+            while bundle and admission.admits(fanout.running.values(), bundle):
+                following = next(waiting, None)
+                fanout.start(bundle, is_last=following is None)
+                bundle = following
             if not fanout.running:
                 return
             for tables in await fanout.finished():
@@ -122,12 +134,15 @@ async def run_units(
 class _Fanout:
     """The tasks under way, and the balance of their work over the replicas."""
 
-    def __init__(self, site: Site) -> None:
-        self._site = site
+    def __init__(self, site: Site, admission: Admission) -> None:
+        self._site, self._admission = site, admission
         self._policy, self._prm = Balance(site.policy_keys), Balance(site.prm_keys)
         self.running: dict[asyncio.Task[list[UnitTables]], Bundle] = {}
 
-    def start(self, bundle: Bundle) -> None:
+    def start(self, bundle: Bundle, is_last: bool) -> None:
+        """Starts a task; what only the last ones leave empty may be spent on speculation."""
+        if is_last and self._admission.leaves_room([*self.running.values(), bundle]):
+            bundle = replace(bundle, speculates=True)
         self.running[asyncio.create_task(self._outcome(bundle))] = bundle
 
     async def finished(self) -> list[UnitTables]:
@@ -186,29 +201,30 @@ def _runner() -> asyncio.Runner:
 
 
 async def _run_bundle(bundle: Bundle, site: Site, route: Route) -> list[UnitTables]:
-    policy = RemotePolicy(_method(site.policy, "expand_batch", route.policy))
+    expand_batch = _method(site.policy, "expand_batch", route.policy)
+    policy = RemotePolicy(expand_batch, gives_up=bundle.speculates)
     prm = RemotePRM(_method(site.prm, "score_batch", route.prm)) if site.prm else None
+
+    def grow(unit: WorkUnit) -> Awaitable[Growth]:
+        return run_unit(unit, policy, prm, slots=unit.solutions if bundle.speculates else 0)
+
     async with asyncio.TaskGroup() as tasks:
-        units = [tasks.create_task(_run_unit(unit, site, policy, prm)) for unit in bundle.units]
+        units = [tasks.create_task(_run_unit(unit, site, grow)) for unit in bundle.units]
     return [unit.result() for unit in units]
 
 
-async def _run_unit(
-    unit: WorkUnit, site: Site, policy: RemotePolicy, prm: RemotePRM | None
-) -> UnitTables:
+async def _run_unit(unit: WorkUnit, site: Site, grow: Grow) -> UnitTables:
     """One search over one unit. The one broad `except` stands here."""
     started = time.perf_counter()
     try:
-        return await _search(unit, site, policy, prm, started)
+        return await _search(unit, site, grow, started)
     except Exception as error:
         return failed_unit(unit, site, _cause(error), time.perf_counter() - started)
 
 
-async def _search(
-    unit: WorkUnit, site: Site, policy: RemotePolicy, prm: RemotePRM | None, started: float
-) -> UnitTables:
+async def _search(unit: WorkUnit, site: Site, grow: Grow, started: float) -> UnitTables:
     async with asyncio.timeout(site.unit_timeout_s):
-        growth = await run_unit(unit, policy, prm)
+        growth = await grow(unit)
     costs = unit_costs(growth, site.policy_parameters, site.prm_parameters)
     return UnitTables(
         unit,

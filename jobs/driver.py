@@ -33,9 +33,6 @@ from search.schemas import PROBLEMS
 
 log = logging.getLogger("branchwise")
 
-# Sequences wait for scores and for their siblings: twice the batch keeps it full.
-ROOM = 2
-
 
 @dataclass(frozen=True, slots=True)
 class RunOutcome:
@@ -124,10 +121,10 @@ def plan(problems: Iterable[Problem], recipe: Recipe, policy: str) -> Iterator[W
 
 
 def admission(recipe: Recipe, policy: str) -> Admission:
-    """Enough solutions under way to keep every replica's batch full, never more."""
+    """What a policy's replicas can hold."""
     [settings] = [each for each in recipe.policies if each.name == policy]
-    room = ROOM * settings.replicas * settings.max_batch
-    return Admission(room, recipe.work.solutions_per_unit, recipe.work.units_in_flight)
+    work, batch = recipe.work, settings.replicas * settings.max_batch
+    return Admission(batch, work.solutions_per_unit, work.units_in_flight, work.speculation)
 
 
 async def _split_gradable(

@@ -146,9 +146,12 @@ class WorkSettings(Section):
     """How work is cut up and how long it may take."""
 
     solutions_per_unit: PositiveInt = Field(
-        default=32, description="Solutions of one work unit, at most"
+        default=64, description="Solutions of one work unit, at most, and of one task"
     )
-    units_in_flight: PositiveInt | None = optional("Work units at once; from replicas if null")
+    units_in_flight: PositiveInt | None = optional("Tasks at once; from replicas if null")
+    speculation: bool = Field(
+        default=True, description="Beam: write likely steps early where replicas have room"
+    )
     grading_timeout_s: PositiveFloat = Field(
         default=5.0, description="Seconds for grading one answer"
     )

@@ -27,11 +27,20 @@ from search.token_ids import count_ids
 from search.tree import Tree
 
 
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """Children that are written and scored, but not in a tree yet; no score for an empty step."""
+
+    expansion: Expansion
+    scores: tuple[Score | None, ...]
+
+
 @dataclass(slots=True)
 class Growth:
     """One search under way: its tree, its budget, and who writes and who scores.
 
-    `prm` is None for strategies that look at no rewards.
+    `prm` is None for strategies that look at no rewards. `slots`: how many sequences of this
+    search may be under way at once if it speculates; 0 means that it does not.
     """
 
     problem: Problem
@@ -40,22 +49,22 @@ class Growth:
     config: SearchConfig
     tree: Tree = field(default_factory=Tree)
     budget: Budget = field(default_factory=Budget)
+    slots: int = 0
 
     async def expand(self, parent: int, subtree: int, n: int) -> list[int]:
         """Samples and scores n children of `parent`; returns their indices in order."""
-        expansion = await self._sample(parent, subtree, n)
-        children = [
-            self.tree.add(parent, subtree, place, self._judged(parent, completion))
-            for place, completion in enumerate(expansion.completions)
-        ]
-        await self._score(children)
-        return children
+        return self.put(parent, subtree, await self.draft(parent, subtree, n))
+
+    async def draft(self, parent: int, subtree: int, n: int) -> Draft:
+        """Samples and scores n children of `parent` without adding them."""
+        return await self.scored(parent, await self.sample(parent, subtree, n))
 
     def score(self, node: int) -> float:
         """A node's path reduced to one number by the configured reduction."""
         return reduce_rewards(self.tree.scored_steps(node), self.config.reduction)
 
-    async def _sample(self, parent: int, subtree: int, n: int) -> Expansion:
+    async def sample(self, parent: int, subtree: int, n: int, first: int = 0) -> Expansion:
+        """Children `first` to `first + n - 1` of `parent`, checked, but not in the tree."""
         limits, config = self.config.limits, self.config
         left = limits.max_solution_tokens - self.tree.tokens_so_far(parent)
         expansion = await self.policy.expand(
@@ -64,10 +73,37 @@ class Growth:
             config.sampling,
             min(limits.max_step_tokens, left),
             self._seed(parent, subtree),
+            first,
         )
         self._check_expansion(expansion, parent, n, min(limits.max_step_tokens, left))
-        self.budget.spend_expansion(expansion)
         return expansion
+
+    async def scored(self, parent: int, expansion: Expansion) -> Draft:
+        """The sampled children with their scores; an empty last step adds nothing and has none."""
+        completions = expansion.completions
+        written = [each for each in completions if each.text.strip()]
+        if self.prm is None or not written:
+            return Draft(expansion, (None,) * len(completions))
+        scores = await self.prm.score([self._prm_path(parent, each) for each in written])
+        self._check_scores(scores, len(written))
+        given = iter(scores)
+        return Draft(
+            expansion, tuple(next(given) if each.text.strip() else None for each in completions)
+        )
+
+    def put(self, parent: int, subtree: int, draft: Draft, first: int = 0) -> list[int]:
+        """Adds drafted children to the tree, and what they cost to the budget."""
+        nodes = []
+        for place, completion in enumerate(draft.expansion.completions, first):
+            node = self.tree.add(parent, subtree, place, self._judged(parent, completion))
+            score = draft.scores[place - first]
+            if score is not None:
+                self.tree.rewards[node] = score.reward
+                self.tree.prm_tokens[node] = score.tokens_minimal
+            nodes.append(node)
+        self.budget.spend_expansion(draft.expansion)
+        self.budget.spend_scores([score for score in draft.scores if score is not None])
+        return nodes
 
     def _seed(self, parent: int, subtree: int) -> int:
         config, node_id = self.config, self.tree.node_id(parent, subtree)
@@ -106,23 +142,11 @@ class Growth:
             return StopReason.MAX_STEPS
         return completion.stop_reason
 
-    async def _score(self, nodes: list[int]) -> None:
-        """Scores nodes with text; an empty last step adds nothing and is not scored."""
-        written = [node for node in nodes if self.tree.texts[node].strip()]
-        if self.prm is None or not written:
-            return
-        scores = await self.prm.score([self._prm_path(node) for node in written])
-        self._check_scores(scores, len(written))
-        self.budget.spend_scores(scores)
-        for node, score in zip(written, scores, strict=True):
-            self.tree.rewards[node] = score.reward
-            self.tree.prm_tokens[node] = score.tokens_minimal
-
-    def _prm_path(self, node: int) -> PRMPath:
+    def _prm_path(self, parent: int, completion: Completion) -> PRMPath:
         delimiter, tree = self.config.sampling.delimiter, self.tree
-        steps = (tree.texts[step].removesuffix(delimiter) for step in tree.path(node))
-        unfinished = tree.texts[node].endswith(delimiter)
-        return PRMPath(self.problem.text, tuple(steps), unfinished)
+        texts = [*(tree.texts[step] for step in tree.path(parent)), completion.text]
+        steps = (text.removesuffix(delimiter) for text in texts)
+        return PRMPath(self.problem.text, tuple(steps), completion.text.endswith(delimiter))
 
     def _check_scores(self, scores: list[Score], expected: int) -> None:
         if len(scores) != expected:

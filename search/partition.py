@@ -50,9 +50,15 @@ def unit_id(problem: Problem, config: SearchConfig, first: int, stop: int) -> st
     return f"{problem.problem_id}/{config.strategy}-{config.n}x{config.branching}/{first}-{stop}"
 
 
-async def run_unit(unit: WorkUnit, policy: Policy, prm: PRM | None) -> Growth:
-    """Grows a unit's part of the tree and returns it with what it cost."""
-    strategy = STRATEGIES[unit.config.strategy]
-    growth = Growth(unit.problem, policy, prm if strategy.uses_prm else None, unit.config)
+async def run_unit(unit: WorkUnit, policy: Policy, prm: PRM | None, slots: int = 0) -> Growth:
+    """Grows a unit's part of the tree and returns it with what it cost.
+
+    `slots` > 0 lets a strategy that can speculate write up to so many sequences at once, the
+    needed ones among them; the tree is the same.
+    """
+    strategy, scorer = STRATEGIES[unit.config.strategy], prm
+    growth = Growth(
+        unit.problem, policy, scorer if strategy.uses_prm else None, unit.config, slots=slots
+    )
     await strategy.grow(growth, range(unit.first, unit.stop))
     return growth

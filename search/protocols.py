@@ -112,11 +112,18 @@ class Policy(Protocol):
     """Writes steps."""
 
     async def expand(
-        self, path: PolicyPath, n: int, sampling: Sampling, max_tokens: int, seed: int
+        self,
+        path: PolicyPath,
+        n: int,
+        sampling: Sampling,
+        max_tokens: int,
+        seed: int,
+        first: int = 0,
     ) -> Expansion:
         """Samples n continuations of at most `max_tokens` tokens; raises PolicyError.
 
-        Completion i depends on `seed` and i alone, never on what else is being sampled.
+        Completion i is sample `first + i` of the path's node: it depends on `seed` and that number
+        alone, never on what else is being sampled, so n samples may be asked for in any parts.
         """
         ...
 

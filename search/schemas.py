@@ -6,7 +6,7 @@ carry `SCHEMA_VERSION` in their metadata.
 
 import pyarrow as pa
 
-SCHEMA_VERSION = "1"
+SCHEMA_VERSION = "2"
 VERSION_KEY = b"branchwise.schema_version"
 _VERSIONED = {VERSION_KEY: SCHEMA_VERSION.encode()}
 
@@ -92,6 +92,9 @@ UNITS = _schema(
     ("prefix_policy_tokens", pa.int64()),
     ("computed_prefix_policy_tokens", pa.int64()),
     ("discarded_policy_tokens", pa.int64()),
+    ("speculated_policy_tokens", pa.int64()),
+    ("wasted_policy_tokens", pa.int64()),
+    ("aborted_generations", pa.int64()),
     ("computed_prm_tokens", pa.int64()),
     ("minimal_prm_tokens", pa.int64()),
     ("flops", pa.float64()),

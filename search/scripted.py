@@ -93,6 +93,9 @@ class Fake:
 class ScriptedPolicy(Fake):
     """Writes the steps a script lists for a path, each call the next n of its list.
 
+    A call with `first` > 0 goes on in the part of the list that its seed's call with `first` = 0
+    began, so that a node's samples may be asked for in order, together or one by one.
+
     A step is written with the delimiter, unless it ends with `EOS_MARK` (the text ends there)
     or `CUT_MARK` (it hit its token limit); marks are not written. Keys spell their steps as the
     lists do. A path that is not in the script, or whose list is spent, gets too few steps.
@@ -104,20 +107,29 @@ class ScriptedPolicy(Fake):
     calls: list[tuple[str, int, int, int]] = field(default_factory=list)
     _steps: dict[str, Sequence[str]] = field(init=False, default_factory=dict)
     _spent: dict[str, int] = field(init=False, default_factory=lambda: defaultdict(int))
+    _begun: dict[tuple[str, int], int] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         for path, steps in self.script.items():
             self._steps["".join(self._read(step)[0] for step in path)] = steps
 
     async def expand(
-        self, path: PolicyPath, n: int, sampling: Sampling, max_tokens: int, seed: int
+        self,
+        path: PolicyPath,
+        n: int,
+        sampling: Sampling,
+        max_tokens: int,
+        seed: int,
+        first: int = 0,
     ) -> Expansion:
         """The next n scripted steps after `path`."""
         prefix = decode_ids(path.token_ids)
         self.calls.append((prefix, n, max_tokens, seed))
-        first = self._spent[prefix]
-        self._spent[prefix] += n
-        steps = [self._read(step) for step in self._steps.get(prefix, ())[first : first + n]]
+        if first == 0:
+            self._begun[prefix, seed] = self._spent[prefix]
+        start = self._begun.get((prefix, seed), 0) + first
+        self._spent[prefix] = max(self._spent[prefix], start + n)
+        steps = [self._read(step) for step in self._steps.get(prefix, ())[start : start + n]]
         await self.wait()
         completions = [written_step(text, end, max_tokens, -1.0) for text, end in steps]
         return self.paid_expansion(path, completions)
@@ -168,15 +180,21 @@ class SeededPolicy(Fake):
     step_cv: float = 0.6
 
     async def expand(
-        self, path: PolicyPath, n: int, sampling: Sampling, max_tokens: int, seed: int
+        self,
+        path: PolicyPath,
+        n: int,
+        sampling: Sampling,
+        max_tokens: int,
+        seed: int,
+        first: int = 0,
     ) -> Expansion:
-        """Draws n steps; completion i depends on the path, `seed` and i alone."""
+        """Draws n steps; sample i depends on the path, `seed` and i alone."""
         await self.wait()
         so_far = decode_ids(path.token_ids)
         step, wrong = so_far.count("Step ") + 1, WRONG in so_far
         completions = [
             self._write(step, wrong, derive_seed(seed, i), sampling.delimiter, max_tokens)
-            for i in range(n)
+            for i in range(first, first + n)
         ]
         return self.paid_expansion(path, completions)
 

@@ -51,17 +51,22 @@ class SimulatedEngine:
     tokens: int = 0
     _waiting: deque[_Sequence] = field(default_factory=deque)
     _running: list[_Sequence] = field(default_factory=list)
-    _arrival: asyncio.Event = field(default_factory=asyncio.Event)
+    _change: asyncio.Event = field(default_factory=asyncio.Event)
     _loop: "asyncio.Task[None] | None" = None
 
     async def run(self, prompt_tokens: int, new_tokens: int) -> None:
         """Returns when a sequence has been read and written; a cancelled one leaves the batch."""
         done = asyncio.get_running_loop().create_future()
         self._waiting.append(_Sequence(prompt_tokens, max(1, new_tokens), done))
-        self._arrival.set()
+        if len(self._running) < self.timing.max_batch:
+            self._change.set()
         if self._loop is None or self._loop.done():
             self._loop = asyncio.create_task(self._iterate())
-        await done
+        try:
+            await done
+        except asyncio.CancelledError:
+            self._change.set()
+            raise
 
     async def _iterate(self) -> None:
         """Runs while there is work, many iterations at a time while the batch stays the same."""
@@ -73,7 +78,7 @@ class SimulatedEngine:
             started, each_s = clock(), self._iteration_s()
             most = min(sequence.left for sequence in self._running)
             await self._pass(most * each_s)
-            # What arrived in the middle of an iteration joins at its end.
+            # Who came or left in the middle of an iteration joins or leaves at its end.
             spent = min(most, max(1, math.ceil((clock() - started) / each_s - ROUNDING)))
             await self._pass_until(started + spent * each_s)
             self.busy_s += clock() - started
@@ -84,7 +89,7 @@ class SimulatedEngine:
 
     def _admitted(self) -> int:
         """Fills the batch; returns the tokens that those who joined bring to be read."""
-        self._arrival.clear()
+        self._change.clear()
         prompt_tokens = 0
         while self._waiting and len(self._running) < self.timing.max_batch:
             sequence = self._waiting.popleft()
@@ -100,12 +105,9 @@ class SimulatedEngine:
             self.busy_s += seconds
 
     async def _pass(self, seconds: float) -> None:
-        """Waits, but not longer than until a sequence can join."""
-        if len(self._running) >= self.timing.max_batch:
-            await asyncio.sleep(seconds)
-            return
+        """Waits, but not longer than until a sequence can join or leaves early."""
         try:
-            await asyncio.wait_for(self._arrival.wait(), seconds)
+            await asyncio.wait_for(self._change.wait(), seconds)
         except TimeoutError:
             return
 
@@ -137,10 +139,16 @@ class SimulatedPolicy:
     engine: SimulatedEngine
 
     async def expand(
-        self, path: PolicyPath, n: int, sampling: Sampling, max_tokens: int, seed: int
+        self,
+        path: PolicyPath,
+        n: int,
+        sampling: Sampling,
+        max_tokens: int,
+        seed: int,
+        first: int = 0,
     ) -> Expansion:
         """The completions of `policy`, when the last of them would have been written."""
-        expansion = await self.policy.expand(path, n, sampling, max_tokens, seed)
+        expansion = await self.policy.expand(path, n, sampling, max_tokens, seed, first)
         computed = expansion.prefix_tokens_computed
         async with asyncio.TaskGroup() as tasks:
             for place, completion in enumerate(expansion.completions):

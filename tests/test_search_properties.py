@@ -16,7 +16,7 @@ from search.problem import Problem
 from search.protocols import PRM, Expansion, Policy, PolicyPath, PRMPath, Sampling, Score
 from search.rewards import Reduction
 from search.rows import node_table, solution_table
-from search.scripted import SeededPolicy, SeededPRM, decode_ids, encode_text
+from search.scripted import ScriptedPolicy, SeededPolicy, SeededPRM, decode_ids, encode_text
 from search.seeds import derive_seed
 from search.strategies import STRATEGIES, keep_count
 from search.token_ids import count_ids, pack_ids, unpack_ids
@@ -195,10 +195,16 @@ class Jittered:
             await asyncio.sleep(0)
 
     async def expand(
-        self, path: PolicyPath, n: int, sampling: Sampling, max_tokens: int, seed: int
+        self,
+        path: PolicyPath,
+        n: int,
+        sampling: Sampling,
+        max_tokens: int,
+        seed: int,
+        first: int = 0,
     ) -> Expansion:
         await self._jitter()
-        return await self._policy.expand(path, n, sampling, max_tokens, seed)
+        return await self._policy.expand(path, n, sampling, max_tokens, seed, first)
 
     async def score(self, paths: Sequence[PRMPath]) -> list[Score]:
         await self._jitter()
@@ -322,6 +328,35 @@ def test_a_completion_depends_on_its_seed_and_number_alone(
     assert (many.prefix_tokens, few.prefix_tokens) == (5 * length, fewer * length)
     assert all(0 < count_ids(c.token_ids) <= max_tokens for c in many.completions)
     assert all(decode_ids(c.token_ids) == c.text for c in many.completions)
+
+
+@pytest.mark.unit
+@given(POLICIES, st.integers(0, 2**62), st.integers(1, 60))
+def test_samples_may_be_asked_for_one_by_one(
+    policy: SeededPolicy, seed: int, max_tokens: int
+) -> None:
+    path = PolicyPath("p", encode_text("Step 1: ok 3\n\n"))
+
+    def expand(n: int, first: int) -> Expansion:
+        return asyncio.run(policy.expand(path, n, Sampling(), max_tokens, seed, first))
+
+    parts = [expand(1, 0), expand(2, 1), expand(1, 3)]
+    whole = expand(4, 0)
+    assert sum((part.completions for part in parts), ()) == whole.completions
+    assert sum(part.prefix_tokens for part in parts) == whole.prefix_tokens
+
+
+@pytest.mark.unit
+def test_a_script_is_read_in_order_together_or_one_by_one() -> None:
+    async def texts(calls: Sequence[tuple[int, int, int]]) -> list[str]:
+        policy, path = ScriptedPolicy({(): list("abcdef")}), PolicyPath("p", b"")
+        found = [
+            await policy.expand(path, n, Sampling(), 9, seed, first) for n, seed, first in calls
+        ]
+        return [completion.text[0] for each in found for completion in each.completions]
+
+    assert asyncio.run(texts([(3, 1, 0), (2, 2, 0)])) == list("abcde")
+    assert asyncio.run(texts([(1, 1, 0), (2, 1, 1), (1, 2, 0), (1, 2, 1)])) == list("abcde")
 
 
 @pytest.mark.unit

@@ -270,9 +270,15 @@ class BlockedPolicy:
         self._released = asyncio.Event()
 
     async def expand(
-        self, path: PolicyPath, n: int, sampling: Sampling, max_tokens: int, seed: int
+        self,
+        path: PolicyPath,
+        n: int,
+        sampling: Sampling,
+        max_tokens: int,
+        seed: int,
+        first: int = 0,
     ) -> Expansion:
-        expansion = await self._inner.expand(path, n, sampling, max_tokens, seed)
+        expansion = await self._inner.expand(path, n, sampling, max_tokens, seed, first)
         if any(c.text == self._release for c in expansion.completions):
             self._released.set()
         if decode_ids(path.token_ids).startswith(self._blocked):

@@ -4,6 +4,7 @@ A scripted checkpoint writes tokens as told, so that every way to end a step can
 """
 
 import asyncio
+import dataclasses
 import random
 from collections.abc import Sequence
 from functools import cache
@@ -235,6 +236,17 @@ def test_a_completion_depends_on_seed_and_place_alone(policy: TransformersPolicy
         few = expand(policy, item_of(seed, n=2)).completions
         assert [c.token_ids for c in few] == [c.token_ids for c in many[:2]]
         assert len({c.token_ids for c in many}) == 5
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("model", ["random", "embedded"])
+def test_children_may_be_asked_for_one_by_one(policy_folder: Path, model: str) -> None:
+    engine = engine_of(policy_folder if model == "random" else TOKENIZER_FOLDER)
+    whole = item_of(seed=7, n=4)
+    parts = [expand(engine, dataclasses.replace(whole, n=1, first=first)) for first in range(4)]
+    together = expand(engine, whole)
+    assert tuple(part.completions[0] for part in parts) == together.completions
+    assert sum(part.prefix_tokens for part in parts) == together.prefix_tokens
 
 
 @pytest.mark.unit

@@ -201,7 +201,13 @@ class FixedPolicy:
         self._texts = texts
 
     async def expand(
-        self, path: PolicyPath, n: int, sampling: Sampling, max_tokens: int, seed: int
+        self,
+        path: PolicyPath,
+        n: int,
+        sampling: Sampling,
+        max_tokens: int,
+        seed: int,
+        first: int = 0,
     ) -> Expansion:
         ids = [pack_ids(list(text.encode())) for text in self._texts]
         pairs = zip(self._texts, ids, strict=True)

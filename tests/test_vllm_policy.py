@@ -102,6 +102,14 @@ def test_candidates_come_from_one_seed_and_differ(run: Runner[Any], policy: Any)
     assert other.completions != first.completions
 
 
+def test_candidates_may_be_asked_for_one_by_one(run: Runner[Any], policy: Any) -> None:
+    whole = item(PROBLEMS[0], n=4, sampling=Sampling(temperature=1.5))
+    parts = [run(policy.expand(replace(whole, n=1, first=first))) for first in range(4)]
+    together = run(policy.expand(whole))
+    assert tuple(part.completions[0] for part in parts) == together.completions
+    assert sum(part.prefix_tokens for part in parts) == together.prefix_tokens
+
+
 def test_candidates_at_temperature_zero_are_copies(run: Runner[Any], policy: Any) -> None:
     four = run(policy.expand(item(PROBLEMS[0], n=4)))
     assert len(four.completions) == 4

@@ -43,7 +43,7 @@ class FakePolicy:
 
     async def expand(self, item: ExpandItem) -> Expansion:
         found: Expansion = await self._policy.expand(
-            item.path, item.n, item.sampling, item.max_tokens, item.seed
+            item.path, item.n, item.sampling, item.max_tokens, item.seed, item.first
         )
         if _chosen(self._empty_share, item.seed):
             return dataclasses.replace(found, completions=())

@@ -148,7 +148,7 @@ class TransformersPolicy:
             chain = self._compute_prefix(request)
         item = request.item
         self._rows.add(chain)
-        draw = np.random.Generator(np.random.Philox(derive_seed(item.seed, child)))
+        draw = np.random.Generator(np.random.Philox(derive_seed(item.seed, item.first + child)))
         row = _Row(
             request,
             child,

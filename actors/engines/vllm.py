@@ -30,7 +30,7 @@ from search.token_ids import pack_ids, unpack_ids
 
 PROMPTS_KEPT = 4096
 LOGPROB_DECIMALS = 9
-# vLLM seeds child i of a request with seed + i, in 64 bits.
+# vLLM seeds child i of a request with seed + i, in 64 bits: so does a request for it alone.
 SEED_BITS = (1 << 62) - 1
 
 
@@ -97,7 +97,7 @@ def sampling_params(item: ExpandItem, samples: int) -> SamplingParams:
         n=samples,
         temperature=item.sampling.temperature,
         top_p=item.sampling.top_p,
-        seed=item.seed & SEED_BITS,
+        seed=(item.seed & SEED_BITS) + item.first,
         max_tokens=item.max_tokens,
         stop=[item.sampling.delimiter],
         include_stop_str_in_output=True,

@@ -1,12 +1,16 @@
 """Beam search over steps (arXiv 2408.03314, section 3.2): the one search with a barrier.
 
 N candidates at the first step; the N/M best are kept and expanded M times each. A finished
-solution keeps its place among the candidates and is never expanded.
+solution keeps its place among the candidates and is never expanded. With slots for it, the
+children of likely steps are written while their rivals are; the tree is the same (`search.drafts`).
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
+from search.drafts import Drafts
 from search.growth import Growth, unfinished
+from search.speculation import Widths
 from search.tree import ROOT
 
 WHOLE_TREE = 0
@@ -15,12 +19,21 @@ WHOLE_TREE = 0
 async def beam(growth: Growth, subtrees: range) -> None:
     """Grows one tree until all kept nodes are finished; up to N finished candidates count."""
     del subtrees  # a beam is one whole: its candidates compete across the tree
-    config, tree = growth.config, growth.tree
-    candidates = await growth.expand(ROOT, WHOLE_TREE, config.n)
+    config = growth.config
+    if not growth.slots:
+        await _grow(growth, lambda kept: _children_of(growth, kept))
+        return
+    async with Drafts(growth, Widths(config.n, config.branching, config.keep)) as drafts:
+        await _grow(growth, drafts.children_of)
+
+
+async def _grow(growth: Growth, children_of: Callable[[list[int]], Awaitable[list[int]]]) -> None:
+    tree = growth.tree
+    candidates = await children_of([ROOT])
     kept = _keep_best(growth, candidates)
-    while growing := unfinished(tree, kept):
+    while unfinished(tree, kept):
         finished = [node for node in kept if tree.ends_solution(node)]
-        candidates = finished + await _expand_all(growth, growing)
+        candidates = finished + await children_of(kept)
         kept = _keep_best(growth, candidates)
     tree.close([node for node in candidates if tree.ends_solution(node)])
 
@@ -34,11 +47,15 @@ def _keep_best(growth: Growth, candidates: list[int]) -> list[int]:
     return kept
 
 
-async def _expand_all(growth: Growth, nodes: list[int]) -> list[int]:
-    """All children of all nodes, in the order of their parents."""
+async def _children_of(growth: Growth, kept: list[int]) -> list[int]:
+    """All children of those kept nodes that may have any, in the order of their parents."""
+    if kept[0] == ROOT:
+        return await growth.expand(ROOT, WHOLE_TREE, growth.config.n)
+    growing, branching = unfinished(growth.tree, kept), growth.config.branching
     async with asyncio.TaskGroup() as tasks:
-        expansions = [
-            tasks.create_task(growth.expand(node, WHOLE_TREE, growth.config.branching))
-            for node in nodes
-        ]
-    return [child for expansion in expansions for child in expansion.result()]
+        drafts = [tasks.create_task(growth.draft(node, WHOLE_TREE, branching)) for node in growing]
+    # Put in only now, so that the order of nodes in the tree owes nothing to timing.
+    pairs = zip(growing, drafts, strict=True)
+    return [
+        child for node, draft in pairs for child in growth.put(node, WHOLE_TREE, draft.result())
+    ]

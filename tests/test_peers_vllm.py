@@ -27,7 +27,7 @@ N = 8
 
 def test_the_server_gets_the_flags_of_the_engine_in_process() -> None:
     from vllm import AsyncEngineArgs
-    from vllm.entrypoints.openai.cli_args import make_arg_parser
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     from actors.engines.vllm_start import engine_arguments

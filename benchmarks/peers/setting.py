@@ -54,7 +54,7 @@ class Setting:
 
 
 def load_setting(toy: bool) -> Setting:
-    """The demo's problems, limits and sampling, and its smallest policy: others leave little to find."""
+    """The demo's problems, limits and sampling, and the smallest of its policies."""
     recipe = load_recipe(REPOSITORY / RECIPE)
     sizes = TOY_SIZES if toy else SIZES
     pairs = zip(recipe.data, sizes, strict=True)
@@ -69,6 +69,7 @@ def load_setting(toy: bool) -> Setting:
 
 def models() -> tuple[ModelSpec, ModelSpec]:
     """Policy and PRM on vLLM, float32, with one core's worth of threads each."""
+    # A larger policy answers nearly all problems at these N, and accuracies could not differ.
     policy, prm = str(MODELS / "policy-0.1m"), str(MODELS / "prm-2m")
     system = PRM_FAMILIES[FAMILY].system_prompt
     return (

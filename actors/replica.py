@@ -24,6 +24,12 @@ class Replica(Generic[Engine]):
         """Called by Serve; a replica whose engine broke raises here and is replaced."""
         self._engine.check_health()
 
+    async def forget(self) -> None:
+        """Empties the engine's caches, if it has any: for measurements that start cold."""
+        forget = getattr(self._engine, "forget", None)
+        if forget is not None:
+            await forget()
+
     def __del__(self) -> None:
         """Called by Serve when it takes the replica away; an engine's own processes go with it."""
         close = getattr(getattr(self, "_engine", None), "close", None)

@@ -27,6 +27,10 @@ class SharedRequests(Generic[Result]):
         self._finished: dict[bytes, Result] = {}
         self._running: dict[bytes, _Running[Result]] = {}
 
+    def forget(self) -> None:
+        """Computes anew what is asked from now on."""
+        self._finished.clear()
+
     async def once(
         self, key: bytes, compute: Callable[[], Coroutine[Any, Any, Result]]
     ) -> tuple[Result, bool]:

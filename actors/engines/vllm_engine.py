@@ -26,6 +26,10 @@ class VllmEngine:
         if self._engine.errored:
             raise engine_lost(self._spec, self._engine.dead_error)
 
+    async def forget(self) -> None:
+        """Empties the prefix cache, so that what is measured next starts cold."""
+        await self._engine.reset_prefix_cache()
+
     def close(self) -> None:
         """Ends the engine's processes."""
         self._engine.shutdown()

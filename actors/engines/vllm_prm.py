@@ -71,6 +71,11 @@ class VllmPRM(VllmEngine):
         computed = reading.tokens_computed if bears_cost else 0
         return Score(reading.reward, computed, laid_out.new_tokens)
 
+    async def forget(self) -> None:
+        """Empties the prefix cache and forgets all readings."""
+        self._readings.forget()
+        await super().forget()
+
     async def _read_rows(self, ids: list[int]) -> _Reading:
         """vLLM returns a row for every token it computed, so the last is the last token's."""
         params = PoolingParams(

@@ -51,7 +51,9 @@ class Forecast:
     @property
     def efficiency(self) -> float | None:
         """What the second half of the GPUs gives of what the first half gave."""
-        return self.half and self.half.makespan_s / (2 * self.best.makespan_s)
+        if self.half is None:
+            return None
+        return self.half.makespan_s / (2 * self.best.makespan_s)
 
 
 def question(

@@ -79,6 +79,6 @@ def _sum(table: Any, column: str) -> int:
 
 def _prm_prompt_tokens(units: Any) -> int:
     """What the PRM computed beside new steps, for each unit that it scored."""
-    scored = sum(tokens > 0 for tokens in units["computed_prm_tokens"].drop_null().to_pylist())
+    scored: int = sum(tokens > 0 for tokens in units["computed_prm_tokens"].drop_null().to_pylist())
     spent = _sum(units, "computed_prm_tokens") - _sum(units, "minimal_prm_tokens")
-    return round(max(0, spent) / max(1, scored))
+    return int(max(0, spent) / max(1, scored))

@@ -21,6 +21,7 @@ from search.step_model import StepModel, evenly_spread_ends
 ASSUMED_STEP_TOKENS = 50
 ASSUMED_STEP_CV = 0.6
 ASSUMED_PROMPT_TOKENS = 150
+PRM_COLUMNS = ("computed_prm_tokens", "minimal_prm_tokens")
 # A solution is seldom as long as the limit, which is there for those that never end.
 ASSUMED_SHARE_OF_LIMIT = 1 / 4
 
@@ -55,7 +56,8 @@ def measured_steps(folder: Path, policy: str) -> StepModel:
         end_shares=end_shares(nodes["depth"].to_pylist(), nodes["stop_reason"].to_pylist()),
         prompt_tokens=round(_sum(units, "computed_prefix_policy_tokens") / units.num_rows),
         prm_prompt_tokens=_prm_prompt_tokens(units),
-        prm_tokens_per_token=_sum(units, "minimal_prm_tokens") / sum(tokens) or 1.0,
+        # Equal steps are scored once, so a PRM may compute less than it must have read.
+        prm_tokens_per_token=min(_sum(units, c) for c in PRM_COLUMNS) / sum(tokens) or 1.0,
     )
 
 

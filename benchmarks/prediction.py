@@ -40,7 +40,7 @@ from search.virtual_time import run_virtually
 
 LIMITS = Limits(max_steps=12, max_step_tokens=32, max_solution_tokens=200)
 NEVER = "\n\n\n\n"
-BATCHES, CALIBRATIONS, STEPS = (1, 4, 16, 48), 2, (4, 12, 24)
+BATCHES, CALIBRATIONS, STEPS = (1, 4, 16, 48), 5, (4, 12, 24)
 MAX_BATCH = 64
 
 
@@ -48,7 +48,7 @@ MAX_BATCH = 64
 class Size:
     """How much is measured."""
 
-    problems: int = 6
+    problems: int = 24
     n: int = 32
     repetitions: int = 5
 
@@ -210,9 +210,9 @@ async def measured(size: Size) -> list[tuple[str, float, Took]]:
     )
     engines = Counted(load_policy_engine(policy_spec), load_prm_engine(prm_spec))
     _, statistics_of = await _real(engines, _units(size, 100))
+    policy, prm = await policy_timing(engines.policy), await prm_timing(engines.prm)
     rows = []
     for repetition in range(size.repetitions):
-        policy, prm = await policy_timing(engines.policy), await prm_timing(engines.prm)
         units = _units(size, repetition)
         predicted_s = await asyncio.to_thread(predicted, units, policy, prm, statistics_of)
         took, _ = await _real(engines, units)
@@ -308,10 +308,14 @@ async def prm_timing(engine: Any) -> EngineTiming:
 
 
 def _fitted(rows: list[tuple[int, int, int]], seconds: list[float]) -> EngineTiming:
-    """The costs, none of them below 0."""
+    """The costs, none below 0, by relative error; of equal measurements the median."""
     from scipy.optimize import nnls
 
-    found, _ = nnls(np.array(rows, dtype=float), np.array(seconds))
+    equal: dict[tuple[int, int, int], list[float]] = {}
+    for row, took_s in zip(rows, seconds, strict=True):
+        equal.setdefault(row, []).append(took_s)
+    middle = np.array([statistics.median(times) for times in equal.values()])
+    found, _ = nnls(np.array(list(equal), dtype=float) / middle[:, None], np.ones(len(middle)))
     timing = EngineTiming(max_batch=MAX_BATCH)
     return dataclasses.replace(
         timing,

@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import dataclasses
 import itertools
+import random
 import statistics
 import time
 from collections.abc import Sequence
@@ -65,6 +66,8 @@ class Counted:
     prompt_tokens: int = 0
     prm_computed: int = 0
     prm_minimal: int = 0
+    scores: int = 0
+    fresh_scores: int = 0
 
     async def expand(
         self, path: PolicyPath, n: int, sampling: Sampling, max_tokens: int, seed: int
@@ -79,6 +82,8 @@ class Counted:
         found = [each.result() for each in asked]
         self.prm_computed += sum(score.tokens_computed for score in found)
         self.prm_minimal += sum(score.tokens_minimal for score in found)
+        self.scores += len(found)
+        self.fresh_scores += sum(score.tokens_computed > 0 for score in found)
         return found
 
 
@@ -93,8 +98,9 @@ class Took:
 class SharedMachine:
     """Engines that take turns: one computes an iteration while the others wait."""
 
-    def __init__(self, policy: EngineTiming, prm: EngineTiming, model: StepModel) -> None:
-        self._policy_time, self._prm_time, self._model = policy, prm, model
+    def __init__(self, policy: EngineTiming, prm: EngineTiming, fresh: float) -> None:
+        self._policy_time, self._prm_time = policy, prm
+        self._fresh, self._draws = fresh, random.Random(0)
         self._turn = asyncio.Lock()
         self._written: list[tuple[list[int], asyncio.Future[None]]] = []
         self._read: list[tuple[int, asyncio.Future[None]]] = []
@@ -112,7 +118,9 @@ class SharedMachine:
     async def read(self, tokens: int) -> None:
         """Until a step has been read, with all that wait."""
         done = asyncio.get_running_loop().create_future()
-        self._read.append((tokens, done))
+        # A step with the text of another is not computed; the others bear its mean share.
+        fresh = self._draws.random() < self._fresh
+        self._read.append((round(tokens / self._fresh) if fresh else 0, done))
         self._start("prm", self._read_all())
         await done
 
@@ -152,8 +160,9 @@ class SharedMachine:
         while self._read:
             taken, self._read = self._read, []
             tokens, timing = sum(each for each, _ in taken), self._prm_time
-            rows = len(taken) * timing.sequence_s
-            await self._compute(timing.iteration_s + rows + tokens * timing.prompt_token_s)
+            rows = sum(each > 0 for each, _ in taken) * timing.sequence_s
+            if tokens:
+                await self._compute(timing.iteration_s + rows + tokens * timing.prompt_token_s)
             for _, done in taken:
                 done.set_result(None)
 
@@ -211,13 +220,13 @@ async def measured(size: Size) -> list[tuple[str, float, Took]]:
     engines = Counted(load_policy_engine(policy_spec), load_prm_engine(prm_spec))
     _, statistics_of = await _real(engines, _units(size, 100))
     policy, prm = await policy_timing(engines.policy), await prm_timing(engines.prm)
-    rows = []
+    fresh, rows = engines.fresh_scores / engines.scores, []
     for repetition in range(size.repetitions):
         units = _units(size, repetition)
-        predicted_s = await asyncio.to_thread(predicted, units, policy, prm, statistics_of)
+        predicted_s = await asyncio.to_thread(predicted, units, policy, prm, statistics_of, fresh)
         took, _ = await _real(engines, units)
         rows.append((f"dvts {repetition}", predicted_s, took))
-    print(f"policy {policy}\nPRM {prm}\nsteps {statistics_of}")
+    print(f"policy {policy}\nPRM {prm}\nsteps {statistics_of}\nscores to compute {fresh:.3f}")
     return rows
 
 
@@ -233,6 +242,7 @@ def _units(size: Size, seed: int) -> list[WorkUnit]:
 
 async def _real(engines: Counted, units: list[WorkUnit]) -> tuple[Took, StepModel]:
     engines.prompt_tokens = engines.prm_computed = engines.prm_minimal = 0
+    engines.scores = engines.fresh_scores = 0
     started, started_wall = time.process_time(), time.perf_counter()
     async with asyncio.TaskGroup() as tasks:
         grown = [tasks.create_task(run_unit(unit, engines, engines)) for unit in units]
@@ -257,12 +267,16 @@ def _steps(grown: list[Growth], engines: Counted) -> StepModel:
 
 
 def predicted(
-    units: list[WorkUnit], policy: EngineTiming, prm: EngineTiming, model: StepModel
+    units: list[WorkUnit],
+    policy: EngineTiming,
+    prm: EngineTiming,
+    model: StepModel,
+    fresh: float = 1.0,
 ) -> float:
-    """Simulated seconds of the units, all at once."""
+    """Simulated seconds of the units, all at once. `fresh`: the share of scores to compute."""
 
     async def run() -> None:
-        machine = SharedMachine(policy, prm, model)
+        machine = SharedMachine(policy, prm, fresh)
         async with asyncio.TaskGroup() as tasks:
             for unit in units:
                 search = run_unit(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from search.errors import BranchwiseError, first_cause
+from search.errors import BranchwiseError, RecipeError, first_cause
 
 EXIT_REFUSED = 2
 EXIT_PARTIAL = 1
@@ -55,8 +55,21 @@ def run(
 def plan(
     recipe: RecipeFile,
     overrides: Overrides = None,
+    gpus: Annotated[int | None, typer.Option(help="Predict time and cost on so many GPUs.")] = None,
+    gpu_type: Annotated[str | None, typer.Option(help="Such as h100, a100-80, l4.")] = None,
+    gpu_price: Annotated[
+        float | None, typer.Option(help="USD of a GPU hour; an assumption if not given.")
+    ] = None,
+    from_run: Annotated[
+        Path | None, typer.Option(help="A run folder whose steps are like those to come.")
+    ] = None,
+    step_tokens: Annotated[float | None, typer.Option(help="Tokens of a step on average.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps of a solution on average.")] = None,
 ) -> None:
-    """Say what a recipe needs and costs at most, without starting anything."""
+    """Say what a recipe needs and costs, without starting anything; with --gpus how long it takes.
+
+    The prediction simulates a part of the run; docs/planning.md says what it assumes.
+    """
     from jobs.recipe import load_recipe
 
     checked = load_recipe(recipe, overrides or [])
@@ -65,8 +78,19 @@ def plan(
     from jobs.fit import check_fit
     from jobs.plan import plan_run, print_plan
 
-    print_plan(plan_run(checked), Console())
-    check_fit(checked)
+    if gpus is None:
+        if any(x is not None for x in (gpu_type, gpu_price, from_run, step_tokens, steps)):
+            raise RecipeError("a prediction needs --gpus: say how many")
+        print_plan(plan_run(checked), Console())
+        check_fit(checked)
+        return
+    from jobs.forecast import forecast, print_forecast, question
+    from jobs.splits import with_memory
+
+    asked = question(gpus, gpu_type, gpu_price, from_run, step_tokens, steps)
+    found = forecast(checked, asked)
+    print_plan(plan_run(with_memory(checked, asked.gpu)), Console())
+    print_forecast(found, Console())
 
 
 @app.command()

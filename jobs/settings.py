@@ -23,6 +23,14 @@ def _as_list(value: object) -> object:
     return value if isinstance(value, list | tuple) else [value]
 
 
+class TimingSettings(Section):
+    """What an engine was measured to take, in seconds; only `branchwise plan` reads it."""
+
+    iteration_s: PositiveFloat = Field(description="One iteration, whatever the batch")
+    sequence_s: float = Field(default=0, ge=0, description="Each running sequence adds to it")
+    prompt_token_s: float = Field(default=0, ge=0, description="Each token that is only read")
+
+
 class ModelSettings(Section):
     """A model and the Serve deployment that answers for it."""
 
@@ -49,6 +57,7 @@ class ModelSettings(Section):
     options: dict[str, JsonValue] = Field(
         default_factory=dict, description="Passed on to the engine as they are"
     )
+    timing: TimingSettings | None = optional("Measured speed, for plans; from the GPU type if null")
 
 
 class PolicySettings(ModelSettings):

@@ -242,3 +242,18 @@ def test_ctrl_c_is_quiet(
 def test_a_fault_of_the_programs_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ZeroDivisionError):
         outcome(ZeroDivisionError(), monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (["--gpus", 4], "--gpus needs --gpu-type, such as --gpu-type h100"),
+        (["--gpus", 4, "--gpu-type", "h10"], "unknown GPU type 'h10': did you mean 'h100'?"),
+        (["--gpu-type", "h100"], "a prediction needs --gpus: say how many"),
+    ],
+)
+def test_a_prediction_is_refused_in_one_line(
+    tmp_path: Path, options: list[object], line: str
+) -> None:
+    answer = branchwise("plan", write_recipe(tmp_path), *options)
+    assert refused_line(answer) == f"error: {line}"

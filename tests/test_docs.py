@@ -27,6 +27,7 @@ from jobs.settings import (
     Recipe,
     SamplingSettings,
     SearchSettings,
+    TimingSettings,
     WorkSettings,
 )
 from search.errors import RecipeError
@@ -54,6 +55,7 @@ SECTIONS: dict[str, tuple[type[BaseModel], type[BaseModel]]] = {
     "The recipe": (Recipe, BaseModel),
     "`data`": (DataSource, BaseModel),
     "Keys of every model": (ModelSettings, BaseModel),
+    "`timing`": (TimingSettings, BaseModel),
     "`policies`": (PolicySettings, ModelSettings),
     "`prm`": (PRMSettings, ModelSettings),
     "`searches`": (SearchSettings, BaseModel),

@@ -1,0 +1,161 @@
+"""How searches scale over replicas: weak and strong, in virtual time and for real through Serve.
+
+`python -m benchmarks.scaling [--real]`: weak scaling gives each replica the same number of
+problems; strong scaling divides one DVTS problem with N = 512. Efficiency is the time of one
+replica over that of R (weak), or over R times that of R (strong). Replicas take `a + b x batch` an
+iteration and compute nothing, in virtual time and, with `--real`, in Serve replicas here.
+"""
+
+import argparse
+import asyncio
+import itertools
+import logging
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from rich.console import Console
+from rich.table import Table
+
+from actors.spec import ModelSpec
+from cluster.connect import connected
+from cluster.deploy import deployed
+from cluster.fanout import Site, run_units
+from jobs.simulation import Fleet, simulate, unit_solutions
+from search.config import Limits, SearchConfig
+from search.partition import WorkUnit, partition
+from search.problem import Problem
+from search.rewards import Reduction
+from search.simulated import EngineTiming
+from search.step_model import StepModel, evenly_spread_ends
+
+POLICY = EngineTiming(iteration_s=0.02, sequence_s=0.0002, prompt_token_s=0.00005, max_batch=64)
+PRM = EngineTiming(iteration_s=0.02, sequence_s=0.0, prompt_token_s=0.00005, max_batch=64)
+STEPS = StepModel(
+    step_tokens=50, step_cv=0.6, end_shares=evenly_spread_ends(8, 2), prompt_tokens=100
+)
+# The same in real time; the fake policy counts bytes as tokens, so its steps have their own length.
+REAL = {"iteration_s": 0.02, "sequence_s": 0.0002}
+REAL_STEPS = {"mean_steps": 6, "step_tokens": 40.0}
+WEAK, WEAK_REAL, STRONG = (1, 2, 4, 8, 16, 64), (1, 4, 16), (1, 2, 4)
+OFFERED = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How large the measurement is; a toy one is for tests."""
+
+    problems_a_replica: int = 16
+    n: int = 64
+    strong_n: int = 512
+    solutions_per_unit: int = 32
+    repetitions: int = 5
+    weak: tuple[int, ...] = WEAK
+    strong: tuple[int, ...] = STRONG
+    real: tuple[int, ...] = WEAK_REAL
+    real_problems_a_replica: int = 2
+
+
+TOY = Size(1, 8, 32, 4, 2, (1, 2), (1, 2), (1, 2), 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Efficiencies:
+    """One number a repetition, 1 being perfect."""
+
+    label: str
+    replicas: int
+    seconds: list[float]
+    efficiency: list[float]
+
+    def row(self) -> tuple[str, ...]:
+        low, high = min(self.efficiency), max(self.efficiency)
+        middle = statistics.median(self.efficiency)
+        took = f"{statistics.median(self.seconds):,.1f}"
+        return self.label, str(self.replicas), took, f"{middle:.3f}", f"{low:.3f} to {high:.3f}"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--real", action="store_true", help="through Serve as well")
+    parser.add_argument("--toy", action="store_true", help="small, to see that it works")
+    options = parser.parse_args(arguments)
+    logging.getLogger("branchwise").setLevel(logging.WARNING)
+    size = TOY if options.toy else Size()
+    found = [*virtual(size, "weak"), *virtual(size, "strong")]
+    if options.real:
+        found += [*asyncio.run(real(size, "weak")), *asyncio.run(real(size, "strong"))]
+    table = Table("scaling", "replicas", "seconds", "efficiency (median)", "spread")
+    for line in found:
+        table.add_row(*line.row())
+    Console(width=110).print(table)
+
+
+def virtual(size: Size, kind: str) -> Iterator[Efficiencies]:
+    """Simulated replicas, each of both roles, in virtual time."""
+    counts = size.weak if kind == "weak" else size.strong
+    seeds = range(size.repetitions)
+    seconds = {count: [_simulated(size, kind, count, seed) for seed in seeds] for count in counts}
+    yield from _efficiencies(f"{kind}, virtual", kind, seconds)
+
+
+def _efficiencies(label: str, kind: str, seconds: dict[int, list[float]]) -> Iterator[Efficiencies]:
+    one = statistics.median(next(iter(seconds.values())))
+    for count, took in seconds.items():
+        perfect_s = one if kind == "weak" else one / count
+        yield Efficiencies(label, count, took, [perfect_s / each for each in took])
+
+
+def _simulated(size: Size, kind: str, count: int, seed: int) -> float:
+    fleet = Fleet(
+        policy=POLICY,
+        policies=count,
+        solutions_in_flight=OFFERED * count * POLICY.max_batch,
+        prm=PRM,
+        prms=count,
+    )
+    return simulate(_units(size, kind, count, seed), fleet, STEPS).makespan_s
+
+
+def _units(size: Size, kind: str, count: int, seed: int) -> Iterator[WorkUnit]:
+    """Problems in proportion to replicas, or one in all."""
+    strong = kind == "strong"
+    n, problems = (size.strong_n, 1) if strong else (size.n, count * size.problems_a_replica)
+    config = SearchConfig("dvts", n, 4, 1, Reduction.LAST, seed, Limits())
+    for place in range(problems):
+        problem = Problem(f"p{place}", "1 + 1 =", "2")
+        yield from partition(problem, config, size.solutions_per_unit)
+
+
+async def real(size: Size, kind: str) -> list[Efficiencies]:
+    """The same through Ray tasks and Serve replicas with fake engines, in real time."""
+    counts = size.real if kind == "weak" else [r for r in size.strong if r in (1, 4)]
+    small = replace(size, problems_a_replica=size.real_problems_a_replica)
+    seconds = {count: await _through_serve(small, kind, count) for count in counts}
+    return list(_efficiencies(f"{kind}, Serve", kind, seconds))
+
+
+async def _through_serve(size: Size, kind: str, count: int) -> list[float]:
+    # Replicas and work units only wait, so any number of them fits two cores.
+    spec = ModelSpec("fake", "fake", "fake", "float64", replicas=count, cpus_per_replica=0.01)
+    policy, prm = replace(spec, options=REAL | REAL_STEPS), replace(spec, options=dict(REAL))
+    with connected(None):
+        async with deployed("prm", prm), deployed("policy", policy):
+            return [await _timed_run(size, kind, count, seed) for seed in range(size.repetitions)]
+
+
+async def _timed_run(size: Size, kind: str, count: int, seed: int) -> float:
+    site = Site("fake", "policy", "prm", 0, 0, unit_timeout_s=600)
+    units = list(_units(size, kind, count, seed))
+    bound = OFFERED * count * ModelSpec("", "", "", "").max_batch
+    in_flight = max(1, bound // max(map(unit_solutions, itertools.islice(units, 1))))
+    started = time.perf_counter()
+    async for done in run_units(units, site, in_flight):
+        if done.failed:
+            raise RuntimeError(done.units["error"][0].as_py())
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,199 @@
+"""A run's searches on simulated replicas in virtual time: the real search code, no model.
+
+Invariant: what decides a real run's time decides this one: work units as `search.partition` cuts
+them, admission by solutions in flight, each unit on one replica of each role, and a fixed
+overhead for every call. No two simulations of the same arguments differ.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from search.partition import WorkUnit, run_unit
+from search.protocols import Expansion, PolicyPath, PRMPath, Sampling, Score
+from search.simulated import EngineTiming, SimulatedEngine, SimulatedPolicy, SimulatedPRM
+from search.step_model import ModelledPolicy, ModelledPRM, StepModel
+from search.strategies import subtree_count
+from search.virtual_time import run_virtually
+
+# One call through Serve: `python -m benchmarks.overhead`, batch 1, in docs/performance.md.
+CALL_S = 0.003
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fleet:
+    """The replicas of a simulation, and how many solutions may be under way at once."""
+
+    policy: EngineTiming
+    policies: int
+    solutions_in_flight: int
+    prm: EngineTiming = field(default_factory=EngineTiming)
+    prms: int = 1
+    call_s: float = CALL_S
+
+
+@dataclass(slots=True)
+class Waited:
+    """Seconds that calls took, summed over all of them: where the time of a path goes."""
+
+    policy_s: float = 0.0
+    prm_s: float = 0.0
+    transport_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """What replicas had done at some moment; `busy_s` and tokens are sums over them."""
+
+    at_s: float = 0.0
+    policy_busy_s: float = 0.0
+    prm_busy_s: float = 0.0
+    policy_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Simulated:
+    """A simulated run: its end, and how things stood when the last unit was admitted."""
+
+    end: Use
+    all_admitted: Use
+    waited: Waited
+    units: int
+    solutions: int
+    generations: int
+    prm_tokens: int
+
+    @property
+    def makespan_s(self) -> float:
+        return self.end.at_s
+
+
+def simulate(units: Iterable[WorkUnit], fleet: Fleet, model: StepModel) -> Simulated:
+    """Runs the units to their end."""
+    return run_virtually(_Run(fleet, model).run(units))[0]
+
+
+def unit_solutions(unit: WorkUnit) -> int:
+    """How many of its search's N solutions a unit brings."""
+    config = unit.config
+    total = subtree_count(config.strategy, config.n, config.branching)
+    return config.n * (unit.stop - unit.first) // total
+
+
+@dataclass(slots=True)
+class _Role:
+    """The replicas of one role. A unit takes the one with the fewest solutions."""
+
+    engines: Sequence[SimulatedEngine]
+    loads: list[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.loads = [0] * len(self.engines)
+
+    def take(self, solutions: int) -> int:
+        place = self.loads.index(min(self.loads))
+        self.loads[place] += solutions
+        return place
+
+    @property
+    def busy_s(self) -> float:
+        return sum(engine.busy_s for engine in self.engines)
+
+
+class _Run:
+    """One simulation under way."""
+
+    def __init__(self, fleet: Fleet, model: StepModel) -> None:
+        self._fleet, self._model = fleet, model
+        self._policy = _Role([SimulatedEngine(fleet.policy) for _ in range(fleet.policies)])
+        self._prm = _Role([SimulatedEngine(fleet.prm) for _ in range(fleet.prms)])
+        self._in_flight, self._room = 0, asyncio.Event()
+        self._waited = Waited()
+        self._counts = {"units": 0, "solutions": 0, "generations": 0, "prm_tokens": 0}
+
+    async def run(self, units: Iterable[WorkUnit]) -> Simulated:
+        async with asyncio.TaskGroup() as tasks:
+            for unit in units:
+                await self._admission()
+                self._in_flight += unit_solutions(unit)
+                tasks.create_task(self._search(unit))
+            all_admitted = self._use()
+        return Simulated(self._use(), all_admitted, self._waited, **self._counts)
+
+    async def _admission(self) -> None:
+        """As the driver does: a unit may start while the bound is not reached."""
+        while self._in_flight >= self._fleet.solutions_in_flight:
+            self._room.clear()
+            await self._room.wait()
+
+    async def _search(self, unit: WorkUnit) -> None:
+        solutions, fleet = unit_solutions(unit), self._fleet
+        policy, prm = self._policy.take(solutions), self._prm.take(solutions)
+        growth = await run_unit(
+            unit,
+            _Called(self._policy.engines[policy], self._model, fleet.call_s, self._waited),
+            _CalledPRM(self._prm.engines[prm], self._model, fleet.call_s, self._waited),
+        )
+        self._policy.loads[policy] -= solutions
+        self._prm.loads[prm] -= solutions
+        self._in_flight -= solutions
+        self._room.set()
+        self._count(units=1, solutions=solutions, generations=growth.budget.generations)
+        self._count(prm_tokens=growth.budget.prm_tokens_computed)
+
+    def _count(self, **more: int) -> None:
+        for name, count in more.items():
+            self._counts[name] += count
+
+    def _use(self) -> Use:
+        tokens = sum(engine.tokens for engine in self._policy.engines)
+        now_s = asyncio.get_running_loop().time()
+        return Use(now_s, self._policy.busy_s, self._prm.busy_s, tokens)
+
+
+async def _timed(work: Awaitable[Result]) -> tuple[Result, float]:
+    clock = asyncio.get_running_loop().time
+    started_s = clock()
+    return await work, clock() - started_s
+
+
+class _Called:
+    """A work unit's policy: one replica, and what it takes to reach it."""
+
+    def __init__(
+        self, engine: SimulatedEngine, model: StepModel, call_s: float, waited: Waited
+    ) -> None:
+        self._policy = SimulatedPolicy(ModelledPolicy(model), engine)
+        self._call_s, self._waited = call_s, waited
+
+    async def expand(
+        self, path: PolicyPath, n: int, sampling: Sampling, max_tokens: int, seed: int
+    ) -> Expansion:
+        """See `search.protocols.Policy`."""
+        await asyncio.sleep(self._call_s)
+        expand = self._policy.expand(path, n, sampling, max_tokens, seed)
+        expansion, seconds = await _timed(expand)
+        self._waited.transport_s += self._call_s
+        self._waited.policy_s += seconds
+        return expansion
+
+
+class _CalledPRM:
+    """A work unit's PRM: one replica, and what it takes to reach it."""
+
+    def __init__(
+        self, engine: SimulatedEngine, model: StepModel, call_s: float, waited: Waited
+    ) -> None:
+        self._prm = SimulatedPRM(ModelledPRM(model), engine)
+        self._call_s, self._waited = call_s, waited
+
+    async def score(self, paths: Sequence[PRMPath]) -> list[Score]:
+        """See `search.protocols.PRM`."""
+        await asyncio.sleep(self._call_s)
+        scores, seconds = await _timed(self._prm.score(paths))
+        self._waited.transport_s += self._call_s
+        self._waited.prm_s += seconds
+        return scores

@@ -70,9 +70,16 @@ class Counted:
     fresh_scores: int = 0
 
     async def expand(
-        self, path: PolicyPath, n: int, sampling: Sampling, max_tokens: int, seed: int
+        self,
+        path: PolicyPath,
+        n: int,
+        sampling: Sampling,
+        max_tokens: int,
+        seed: int,
+        first: int = 0,
     ) -> Expansion:
-        found: Expansion = await self.policy.expand(ExpandItem(path, n, sampling, max_tokens, seed))
+        item = ExpandItem(path, n, sampling, max_tokens, seed, first)
+        found: Expansion = await self.policy.expand(item)
         self.prompt_tokens += found.prefix_tokens_computed
         return found
 
@@ -174,9 +181,15 @@ class PredictedPolicy:
         self._machine, self._policy = machine, ModelledPolicy(model)
 
     async def expand(
-        self, path: PolicyPath, n: int, sampling: Sampling, max_tokens: int, seed: int
+        self,
+        path: PolicyPath,
+        n: int,
+        sampling: Sampling,
+        max_tokens: int,
+        seed: int,
+        first: int = 0,
     ) -> Expansion:
-        found = await self._policy.expand(path, n, sampling, max_tokens, seed)
+        found = await self._policy.expand(path, n, sampling, max_tokens, seed, first)
         lengths = [count_ids(completion.token_ids) for completion in found.completions]
         await self._machine.write(found.prefix_tokens_computed, lengths)
         return found

@@ -8,7 +8,6 @@ iteration and compute nothing, in virtual time and, with `--real`, in Serve repl
 
 import argparse
 import asyncio
-import itertools
 import logging
 import statistics
 import time
@@ -21,8 +20,8 @@ from rich.table import Table
 from actors.spec import ModelSpec
 from cluster.connect import connected
 from cluster.deploy import deployed
-from cluster.fanout import Site, run_units
-from jobs.simulation import Fleet, simulate, unit_solutions
+from cluster.fanout import ROOM, Admission, Site, run_units
+from jobs.simulation import Fleet, simulate
 from search.config import Limits, SearchConfig
 from search.partition import WorkUnit, partition
 from search.problem import Problem
@@ -39,7 +38,8 @@ STEPS = StepModel(
 REAL = {"iteration_s": 0.02, "sequence_s": 0.0002}
 REAL_STEPS = {"mean_steps": 6, "step_tokens": 40.0}
 WEAK, WEAK_REAL, STRONG = (1, 2, 4, 8, 16, 64), (1, 4, 16), (1, 2, 4)
-OFFERED = 2
+UNIT_TIMEOUT_S = 600.0
+SEEDS = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,7 @@ def _simulated(size: Size, kind: str, count: int, seed: int) -> float:
     fleet = Fleet(
         policy=POLICY,
         policies=count,
-        solutions_in_flight=OFFERED * count * POLICY.max_batch,
+        solutions_in_flight=ROOM * count * POLICY.max_batch,
         prm=PRM,
         prms=count,
     )
@@ -141,17 +141,18 @@ async def _through_serve(size: Size, kind: str, count: int) -> list[float]:
     spec = ModelSpec("fake", "fake", "fake", "float64", replicas=count, cpus_per_replica=0.01)
     policy, prm = replace(spec, options=REAL | REAL_STEPS), replace(spec, options=dict(REAL))
     with connected(None):
-        async with deployed("prm", prm), deployed("policy", policy):
-            return [await _timed_run(size, kind, count, seed) for seed in range(size.repetitions)]
+        async with deployed("prm", prm) as prms, deployed("policy", policy) as policies:
+            site = Site("fake", "policy", "prm", 0, 0, UNIT_TIMEOUT_S, policies.keys, prms.keys)
+            seeds = range(-1, size.repetitions)  # the first one warms processes up
+            took = [await _timed_run(size, kind, site, seed % SEEDS) for seed in seeds]
+            return took[1:]
 
 
-async def _timed_run(size: Size, kind: str, count: int, seed: int) -> float:
-    site = Site("fake", "policy", "prm", 0, 0, unit_timeout_s=600)
-    units = list(_units(size, kind, count, seed))
-    bound = OFFERED * count * ModelSpec("", "", "", "").max_batch
-    in_flight = max(1, bound // max(map(unit_solutions, itertools.islice(units, 1))))
+async def _timed_run(size: Size, kind: str, site: Site, seed: int) -> float:
+    count = len(site.policy_keys)
+    admission = Admission(count * POLICY.max_batch, size.solutions_per_unit, speculation=False)
     started = time.perf_counter()
-    async for done in run_units(units, site, in_flight):
+    async for done in run_units(_units(size, kind, count, seed), site, admission):
         if done.failed:
             raise RuntimeError(done.units["error"][0].as_py())
     return time.perf_counter() - started

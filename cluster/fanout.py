@@ -23,7 +23,8 @@ from search.schemas import NODES, SOLUTIONS, UNITS
 
 # Sequences wait for scores and for their siblings: twice the batch keeps it full.
 ROOM = 2
-TASK_CPUS = 1
+# A task waits for replicas far more than it computes.
+TASK_CPUS = 0.25
 # Ray starts a task again when its worker or machine is lost; the seeds make it the same task.
 TASK_RETRIES = 3
 

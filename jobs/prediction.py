@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from jobs.simulation import CALL_S, Fleet, Simulated, Waited, simulate, unit_solutions
+from jobs.simulation import CALL_S, Fleet, Simulated, Waited, simulate
 from search.config import SearchConfig
 from search.partition import WorkUnit, partition
 from search.problem import Problem
@@ -203,7 +203,7 @@ def _some_units(job: Job, solutions: int) -> Iterator[WorkUnit]:
     for unit in job.units():
         if left <= 0:
             return
-        left -= unit_solutions(unit)
+        left -= unit.solutions
         yield unit
 
 

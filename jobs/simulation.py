@@ -14,7 +14,6 @@ from search.partition import WorkUnit, run_unit
 from search.protocols import Expansion, PolicyPath, PRMPath, Sampling, Score
 from search.simulated import EngineTiming, SimulatedEngine, SimulatedPolicy, SimulatedPRM
 from search.step_model import ModelledPolicy, ModelledPRM, StepModel
-from search.strategies import subtree_count
 from search.virtual_time import run_virtually
 
 # One call through Serve: `python -m benchmarks.overhead`, batch 1, in docs/performance.md.
@@ -76,13 +75,6 @@ def simulate(units: Iterable[WorkUnit], fleet: Fleet, model: StepModel) -> Simul
     return run_virtually(_Run(fleet, model).run(units))[0]
 
 
-def unit_solutions(unit: WorkUnit) -> int:
-    """How many of its search's N solutions a unit brings."""
-    config = unit.config
-    total = subtree_count(config.strategy, config.n, config.branching)
-    return config.n * (unit.stop - unit.first) // total
-
-
 @dataclass(slots=True)
 class _Role:
     """The replicas of one role. A unit takes the one with the fewest solutions."""
@@ -117,20 +109,20 @@ class _Run:
     async def run(self, units: Iterable[WorkUnit]) -> Simulated:
         async with asyncio.TaskGroup() as tasks:
             for unit in units:
-                await self._admission()
-                self._in_flight += unit_solutions(unit)
+                await self._admission(unit.solutions)
+                self._in_flight += unit.solutions
                 tasks.create_task(self._search(unit))
             all_admitted = self._use()
         return Simulated(self._use(), all_admitted, self._waited, **self._counts)
 
-    async def _admission(self) -> None:
-        """As the driver does: a unit may start while the bound is not reached."""
-        while self._in_flight >= self._fleet.solutions_in_flight:
+    async def _admission(self, solutions: int) -> None:
+        """As the driver does: a unit may start if the bound still holds, or alone."""
+        while self._in_flight and self._in_flight + solutions > self._fleet.solutions_in_flight:
             self._room.clear()
             await self._room.wait()
 
     async def _search(self, unit: WorkUnit) -> None:
-        solutions, fleet = unit_solutions(unit), self._fleet
+        solutions, fleet = unit.solutions, self._fleet
         policy, prm = self._policy.take(solutions), self._prm.take(solutions)
         growth = await run_unit(
             unit,
@@ -170,11 +162,17 @@ class _Called:
         self._call_s, self._waited = call_s, waited
 
     async def expand(
-        self, path: PolicyPath, n: int, sampling: Sampling, max_tokens: int, seed: int
+        self,
+        path: PolicyPath,
+        n: int,
+        sampling: Sampling,
+        max_tokens: int,
+        seed: int,
+        first: int = 0,
     ) -> Expansion:
         """See `search.protocols.Policy`."""
         await asyncio.sleep(self._call_s)
-        expand = self._policy.expand(path, n, sampling, max_tokens, seed)
+        expand = self._policy.expand(path, n, sampling, max_tokens, seed, first)
         expansion, seconds = await _timed(expand)
         self._waited.transport_s += self._call_s
         self._waited.policy_s += seconds

@@ -83,13 +83,19 @@ class ModelledPolicy:
     _prompt_read: bool = field(default=False, init=False)
 
     async def expand(
-        self, path: PolicyPath, n: int, sampling: Sampling, max_tokens: int, seed: int
+        self,
+        path: PolicyPath,
+        n: int,
+        sampling: Sampling,
+        max_tokens: int,
+        seed: int,
+        first: int = 0,
     ) -> Expansion:
         """Draws n steps; completion i depends on the path's depth, `seed` and i alone."""
         depth = unpack_ids(path.token_ids[-4:])[0] if path.token_ids else 0
         completions = tuple(
             self._step(depth, derive_seed(seed, place), sampling.delimiter, max_tokens)
-            for place in range(n)
+            for place in range(first, first + n)
         )
         computed = 0 if self._prompt_read else self.model.prompt_tokens
         self._prompt_read = True

@@ -12,7 +12,7 @@ from test_results import synthetic_run
 from jobs.forecast import forecast, question
 from jobs.prediction import DRIVER, POLICY, PRM, TAIL, TRANSPORT, Job, Prediction, Split, predict
 from jobs.recipe import parse_recipe
-from jobs.simulation import Fleet, simulate, unit_solutions
+from jobs.simulation import Fleet, simulate
 from jobs.step_statistics import assumed_steps, end_shares, measured_steps
 from search.config import Limits, SearchConfig
 from search.errors import RecipeError
@@ -75,7 +75,7 @@ def test_two_solutions_share_a_replica_or_have_one_each() -> None:
 def test_admission_counts_solutions() -> None:
     fleet = Fleet(policy=POLICY_TIME, policies=1, solutions_in_flight=2, call_s=0.0)
     units = list(partition(Problem("p", "", ""), config_of("majority", 4), 1))
-    assert [unit_solutions(unit) for unit in units] == [1, 1, 1, 1]
+    assert [unit.solutions for unit in units] == [1, 1, 1, 1]
     assert simulate(units, fleet, STEADY).makespan_s == pytest.approx(2 * 30 * 0.12)
 
 

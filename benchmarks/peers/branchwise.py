@@ -51,7 +51,7 @@ async def through_serve(task: Task, engines: Engines) -> list[Found]:
     per_unit = setting.solutions_per_unit
     units = (unit for each in task.problems for unit in partition(each, task.config, per_unit))
     done: dict[str, list[tuple[float, UnitTables]]] = defaultdict(list)
-    async for tables in run_units(units, site, setting.units_in_flight):
+    async for tables in run_units(units, site, setting.admission):
         done[tables.unit.problem.problem_id].append((time.perf_counter(), tables))
     for ended in done.values():
         _count(task, [tables for _, tables in ended])

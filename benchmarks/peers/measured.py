@@ -93,9 +93,15 @@ class MeteredPolicy:
     meter: Meter
 
     async def expand(
-        self, path: PolicyPath, n: int, sampling: Sampling, max_tokens: int, seed: int
+        self,
+        path: PolicyPath,
+        n: int,
+        sampling: Sampling,
+        max_tokens: int,
+        seed: int,
+        first: int = 0,
     ) -> Expansion:
-        found = await self.engine.expand(ExpandItem(path, n, sampling, max_tokens, seed))
+        found = await self.engine.expand(ExpandItem(path, n, sampling, max_tokens, seed, first))
         self.meter.policy_tokens += sum(count_ids(each.token_ids) for each in found.completions)
         return found
 

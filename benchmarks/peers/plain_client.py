@@ -55,7 +55,13 @@ class ServedPolicy:
     prompts: Any
 
     async def expand(
-        self, path: PolicyPath, n: int, sampling: Sampling, max_tokens: int, seed: int
+        self,
+        path: PolicyPath,
+        n: int,
+        sampling: Sampling,
+        max_tokens: int,
+        seed: int,
+        first: int = 0,
     ) -> Expansion:
         prefix = self.prompts(path.problem) + unpack_ids(path.token_ids)
         body = {
@@ -64,7 +70,7 @@ class ServedPolicy:
             "max_tokens": max_tokens,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
-            "seed": seed & SEED_BITS,
+            "seed": (seed + first) & SEED_BITS,
             "stop": [sampling.delimiter],
             "include_stop_str_in_output": True,
             "return_token_ids": True,

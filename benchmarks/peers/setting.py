@@ -10,9 +10,9 @@ from pathlib import Path
 
 from actors.prm_families import PRM_FAMILIES
 from actors.spec import ModelSpec
+from cluster.fanout import Admission
 from cluster.repository import REPOSITORY
 from jobs.data import load_problems
-from jobs.driver import units_in_flight
 from jobs.recipe import load_recipe
 from search.config import Limits, SearchConfig
 from search.problem import Problem
@@ -39,7 +39,7 @@ class Setting:
     limits: Limits
     sampling: Sampling
     solutions_per_unit: int
-    units_in_flight: int
+    admission: Admission
     policy: ModelSpec
     prm: ModelSpec
 
@@ -62,7 +62,7 @@ def load_setting(toy: bool) -> Setting:
     problems = [problem for problem in load_problems(sources) if isinstance(problem, Problem)]
     limits = Limits(**recipe.limits.model_dump())
     sampling = Sampling(**recipe.sampling.model_dump())
-    work = (recipe.work.solutions_per_unit, units_in_flight(recipe))
+    work = (recipe.work.solutions_per_unit, Admission(MAX_BATCH, recipe.work.solutions_per_unit))
     ns = TOY_NS if toy else NS
     return Setting(tuple(problems), ns, limits, sampling, *work, *models())
 

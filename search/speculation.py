@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple, TypeAlias
 
-import numpy as np
-
 from search.tree import ROOT
 
 # Less likely ones are not looked at: what is being written of them is given up.
@@ -124,6 +122,8 @@ def chances(known: int, missing: int, keep: int) -> tuple[float, ...]:
     those are known has a hypergeometric distribution. Exactly 1 and 0 where nothing is open.
     """
     fewest, most = max(0, keep - missing), min(keep, known)
+    import numpy as np  # not with the command line, which knows strategies too
+
     counts = np.arange(fewest, most, dtype=np.float64)
     up = (known - counts) * (keep - counts)
     steps = np.log(up) - np.log((counts + 1) * (missing - keep + counts + 1))

@@ -249,7 +249,8 @@ def test_fake_models_need_no_memory() -> None:
 def test_work_units_and_tokens_follow_from_the_searches() -> None:
     limits = {"max_steps": 10, "max_step_tokens": 50, "max_solution_tokens": 400}
     searches = [{"strategy": "best_of_n", "n": 64}, {"strategy": "dvts", "n": 64}]
-    plan = plan_run(parse_recipe(fake_recipe(limits=limits, searches=searches)))
+    work = {"solutions_per_unit": 32}
+    plan = plan_run(parse_recipe(fake_recipe(limits=limits, searches=searches, work=work)))
     assert (plan.problems, plan.searches, plan.units) == (3, 2, 2 + 2)
     assert plan.level_tokens == 2 * 64 * 400
     assert plan.most_tokens == 64 * 400 + 16 * (400 + 3 * 10 * 50)

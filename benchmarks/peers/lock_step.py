@@ -13,7 +13,8 @@ from itertools import cycle, islice
 
 from benchmarks.peers.measured import Candidate, Found, Search, candidates_of, timed
 from search.errors import first_cause
-from search.growth import Growth
+from search.growth import Draft, Growth
+from search.protocols import PRMPath
 from search.tree import ROOT
 
 
@@ -24,15 +25,25 @@ class LockStepGrowth(Growth):
 
     async def write(self, parent: int, subtree: int, n: int) -> list[int]:
         """Samples n children, not yet scored."""
-        expansion = await self._sample(parent, subtree, n)
-        return [
-            self.tree.add(parent, subtree, place, self._judged(parent, completion))
-            for place, completion in enumerate(expansion.completions)
-        ]
+        expansion = await self.sample(parent, subtree, n)
+        return self.put(parent, subtree, Draft(expansion, (None,) * n))
 
     async def judge(self, nodes: list[int]) -> None:
-        """Scores nodes in one call."""
-        await self._score(nodes)
+        """Scores nodes in one call; an empty step has no score."""
+        written = [node for node in nodes if self.tree.texts[node].strip()]
+        if self.prm is None or not written:
+            return
+        scores = await self.prm.score([self._path(node) for node in written])
+        self.budget.spend_scores(scores)
+        for node, score in zip(written, scores, strict=True):
+            self.tree.rewards[node] = score.reward
+            self.tree.prm_tokens[node] = score.tokens_minimal
+
+    def _path(self, node: int) -> PRMPath:
+        delimiter = self.config.sampling.delimiter
+        texts = [self.tree.texts[step] for step in self.tree.path(node)]
+        steps = tuple(text.removesuffix(delimiter) for text in texts)
+        return PRMPath(self.problem.text, steps, texts[-1].endswith(delimiter))
 
     def best(self, nodes: Sequence[int], count: int) -> list[int]:
         """The best by score; at equal scores the first."""

@@ -26,7 +26,10 @@ lint: $(VENV)/installed-dev $(VENV)/installed-vllm
 bench: $(VENV)/installed-dev $(VENV)/installed-vllm
 	$(BIN)/python -m benchmarks.overhead
 	$(BIN)/python -m benchmarks.engines
+	$(BIN)/python -m benchmarks.efficiency
 	$(BIN)/python -m benchmarks.latency
+	$(BIN)/python -m benchmarks.scaling
+	$(BIN)/python -m benchmarks.prediction
 
 # Trains every embedded model again (hours on two cores) and measures them for the model card.
 models: $(VENV)/installed-dev

@@ -6,12 +6,14 @@ batches of several sizes. Zero-latency fake engines on both sides.
 """
 
 import asyncio
+import contextlib
 import logging
 import statistics
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 
+import psutil
 from rich.console import Console
 from rich.table import Table
 
@@ -40,21 +42,32 @@ FAKE = ModelSpec("fake", "fake", "fake", "float64")
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Expansions a second, one number a repetition; an expansion is one sampled step."""
+    """Expansions a second and processor seconds of each, one number a repetition.
+
+    An expansion is one sampled step. Processor time is that of this process and all that it
+    started, Ray's own included.
+    """
 
     label: str
     per_second: list[float]
+    cpu_s: list[float]
 
     def row(self) -> tuple[str, ...]:
         middle = statistics.median(self.per_second)
-        low, high = min(self.per_second), max(self.per_second)
-        spread = f"{low:,.0f} to {high:,.0f}"
-        return self.label, f"{middle:,.0f}", spread, f"{1000 / middle:.3f}"
+        cpu_ms = [1000 * each for each in self.cpu_s]
+        return (
+            self.label,
+            f"{middle:,.0f}",
+            f"{min(self.per_second):,.0f} to {max(self.per_second):,.0f}",
+            f"{statistics.median(cpu_ms):.3f}",
+            f"{min(cpu_ms):.3f} to {max(cpu_ms):.3f}",
+        )
 
 
 def main() -> None:
     logging.getLogger("branchwise").setLevel(logging.WARNING)
-    table = Table("path", "expansions/s (median)", "spread", "ms each", title="overhead")
+    heads = ("path", "expansions/s (median)", "spread", "CPU ms each (median)", "spread")
+    table = Table(*heads, title="overhead")
     for rates in asyncio.run(_measure()):
         table.add_row(*rates.row())
     Console().print(table)
@@ -74,11 +87,23 @@ async def _measure() -> list[Rates]:
 async def _repeated(label: str, measure: Callable[[], Awaitable[tuple[int, float]]]) -> Rates:
     """The first repetition warms processes and handles up and does not count."""
     await measure()
-    rates = []
+    rates, cpu_s = [], []
     for _ in range(REPETITIONS):
+        before_s = _processor_s()
         expansions, seconds = await measure()
         rates.append(expansions / seconds)
-    return Rates(label, rates)
+        cpu_s.append((_processor_s() - before_s) / expansions)
+    return Rates(label, rates, cpu_s)
+
+
+def _processor_s() -> float:
+    """Processor seconds so far of this process and all that came from it."""
+    this, total_s = psutil.Process(), 0.0
+    for process in [this, *this.children(recursive=True)]:
+        with contextlib.suppress(psutil.Error):
+            times = process.cpu_times()
+            total_s += times.user + times.system
+    return total_s
 
 
 def _units(name: str) -> Iterator[WorkUnit]:

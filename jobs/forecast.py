@@ -130,7 +130,7 @@ def _rows(found: Forecast) -> Iterator[tuple[str, str]]:
     yield "PRM", f"busy {longest.prm_busy:.0%}" if best.split.prms else "none"
     yield "bottleneck", longest.bottleneck
     yield "policy tokens", f"{sum(job.policy_tokens for job in best.jobs):,.0f}"
-    yield "work units at once", f"{_units_at_once(found):,} (each wants a CPU core)"
+    yield "work units at once", f"{_units_at_once(found):,} (each wants a quarter of a CPU core)"
 
 
 def _units_at_once(found: Forecast) -> int:

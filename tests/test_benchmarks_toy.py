@@ -1,0 +1,27 @@
+"""Benchmarks at toy size: they run and print their rows, whatever the figures."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from benchmarks import efficiency
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(autouse=True)
+def _no_token() -> Iterator[None]:
+    """A throw-away cluster does without Ray's token file."""
+    before = os.environ.get("RAY_AUTH_MODE")
+    os.environ["RAY_AUTH_MODE"] = "disabled"
+    yield
+    if before is None:
+        del os.environ["RAY_AUTH_MODE"]
+    else:
+        os.environ["RAY_AUTH_MODE"] = before
+
+
+def test_efficiency_compares_raw_and_search(capsys: pytest.CaptureFixture[str]) -> None:
+    efficiency.main(["--toy", "--engine", "transformers", "--repetitions", "1"])
+    assert "dvts, N = 8, 2 problems" in capsys.readouterr().out

@@ -7,7 +7,8 @@ import pytest
 
 from benchmarks import efficiency
 
-pytestmark = pytest.mark.ray
+# Importing Ray Serve warns.
+pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("default")]
 
 
 @pytest.fixture(autouse=True)

@@ -73,22 +73,22 @@ class BatchingCaller(Generic[Item, Result]):
         self._calls.add(call)
         call.add_done_callback(self._calls.discard)
         _cancel_when_unwanted(call, [future for _, future in batch])
-        for item, future in batch if self._give_up else ():
-            future.add_done_callback(partial(self._when_settled, call, item))
+        if self._give_up is not None:
+            for item, future in batch:
+                notice = self._give_up(item)
+                future.add_done_callback(partial(self._when_settled, call, notice))
 
     def _when_settled(
-        self, call: "asyncio.Task[None]", item: Item, future: "asyncio.Future[Result]"
+        self, call: "asyncio.Task[None]", notice: Item, future: "asyncio.Future[Result]"
     ) -> None:
         """If a caller has gone, looks a turn later: by then a call that all have left is over."""
-        if future.cancelled() and self._give_up is not None:
-            asyncio.get_running_loop().call_soon(self._give_up_alone, call, item, self._give_up)
+        if future.cancelled():
+            asyncio.get_running_loop().call_soon(self._give_up_alone, call, notice)
 
-    def _give_up_alone(
-        self, call: "asyncio.Task[None]", item: Item, give_up: Callable[[Item], Item]
-    ) -> None:
+    def _give_up_alone(self, call: "asyncio.Task[None]", notice: Item) -> None:
         """Tells the replica to stop one item while others of its batch go on."""
         if not call.done() and not call.cancelling():
-            self.queue(give_up(item)).add_done_callback(_forget)
+            self.queue(notice).add_done_callback(_forget)
 
     async def _exchange(self, batch: list[tuple[Item, "asyncio.Future[Result]"]]) -> None:
         try:

@@ -280,14 +280,11 @@ async def _served(dvts: Sequence[WorkUnit], beams: Sequence[WorkUnit]) -> list[l
 
 async def _through_serve(unit: WorkUnit, slots: int) -> Outcome:
     """Waste here is what the search itself knows: aborted sequences are not in it."""
-    from ray import serve
+    from cluster.fanout import replica_method
 
-    def method(application: str, name: str) -> object:
-        handle = serve.get_app_handle(application)
-        return getattr(handle.options(stream=True, session_id=unit.unit_id), name)
-
-    policy = RemotePolicy(method("policy", "expand_batch"), gives_up=True)
-    prm = RemotePRM(method("prm", "score_batch"))
+    expand_batch = replica_method("policy", "expand_batch", unit.unit_id)
+    policy = RemotePolicy(expand_batch, gives_up=True)
+    prm = RemotePRM(replica_method("prm", "score_batch", unit.unit_id))
     started = time.perf_counter()
     growth = await run_unit(unit, policy, prm, slots)
     seconds, budget = time.perf_counter() - started, growth.budget

@@ -21,7 +21,7 @@ from actors.client import RemotePolicy
 from actors.spec import ModelSpec
 from cluster.connect import connected
 from cluster.deploy import deployed
-from cluster.fanout import Admission, Site, run_units
+from cluster.fanout import Admission, Site, replica_method, run_units
 from search.config import Limits, SearchConfig
 from search.partition import WorkUnit, partition, run_unit
 from search.problem import Problem
@@ -140,10 +140,8 @@ def _calls(batch: int) -> Callable[[], Awaitable[tuple[int, float]]]:
     """One client that sends its next batch when the last one is answered."""
 
     async def measure() -> tuple[int, float]:
-        from ray import serve
-
-        handle = serve.get_app_handle("policy").options(stream=True, session_id="bench")
-        policy, path = RemotePolicy(handle.expand_batch), PolicyPath("1 + 1 =", b"")
+        policy = RemotePolicy(replica_method("policy", "expand_batch", "bench"))
+        path = PolicyPath("1 + 1 =", b"")
         started, calls = time.perf_counter(), max(1, 512 // batch)
         for _ in range(calls):
             async with asyncio.TaskGroup() as tasks:

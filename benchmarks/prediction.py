@@ -27,7 +27,7 @@ from actors.engines import load_policy_engine, load_prm_engine
 from actors.wire import ExpandItem, ScoreItem
 from benchmarks.engines import MODELS, specs
 from jobs.data import DataSource, load_problems
-from jobs.step_statistics import end_shares
+from jobs.step_statistics import observed_steps
 from search.config import Limits, SearchConfig
 from search.growth import Growth
 from search.partition import WorkUnit, partition, run_unit
@@ -268,10 +268,10 @@ def _steps(grown: list[Growth], engines: Counted) -> StepModel:
     tokens = [count_ids(ids) for tree in trees for ids in tree.token_ids]
     depths = [depth for tree in trees for depth in tree.depths]
     reasons = [reason for tree in trees for reason in tree.stop_reasons]
-    return StepModel(
-        step_tokens=statistics.fmean(tokens),
-        step_cv=statistics.pstdev(tokens) / statistics.fmean(tokens),
-        end_shares=end_shares(depths, reasons),
+    return observed_steps(
+        tokens,
+        depths,
+        reasons,
         prompt_tokens=round(engines.prompt_tokens / len(trees)),
         prm_prompt_tokens=max(0, engines.prm_computed - engines.prm_minimal) // len(trees),
         # Equal steps are scored once, so it may compute less than one token for each.

@@ -202,9 +202,9 @@ def _runner() -> asyncio.Runner:
 
 
 async def _run_bundle(bundle: Bundle, site: Site, route: Route) -> list[UnitTables]:
-    expand_batch = _method(site.policy, "expand_batch", route.policy)
+    expand_batch = replica_method(site.policy, "expand_batch", route.policy)
     policy = RemotePolicy(expand_batch, gives_up=bundle.speculates)
-    prm = RemotePRM(_method(site.prm, "score_batch", route.prm)) if site.prm else None
+    prm = RemotePRM(replica_method(site.prm, "score_batch", route.prm)) if site.prm else None
 
     def grow(unit: WorkUnit) -> Awaitable[Growth]:
         return run_unit(unit, policy, prm, slots=unit.solutions if bundle.speculates else 0)
@@ -235,7 +235,7 @@ async def _search(unit: WorkUnit, site: Site, grow: Grow, started: float) -> Uni
     )
 
 
-def _method(application: str, method: str, affinity: str) -> Any:
+def replica_method(application: str, method: str, affinity: str) -> Any:
     """A streaming method of a deployment, bound to the replica of the affinity key."""
     handle = _handle(application).options(stream=True, session_id=affinity)
     return getattr(handle, method)

@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from cluster.fanout import ROOM
 from jobs.simulation import CALL_S, Fleet, Simulated, Waited, simulate
 from search.config import SearchConfig
 from search.partition import WorkUnit, partition
@@ -18,8 +19,6 @@ from search.problem import Problem
 from search.simulated import EngineTiming
 from search.step_model import StepModel
 
-# Solutions under way for each place in the policy's batches, as the driver admits them.
-OFFERED = 2
 # A sample brings this many times what is under way at once, and about this many steps.
 WAVES = 2
 SAMPLED_STEPS = 24_000
@@ -161,7 +160,7 @@ def _steps_of_a_replica(job: Job, split: Split) -> float:
 
 
 def _in_flight(job: Job, policies: int) -> int:
-    return OFFERED * policies * job.policy_batch
+    return ROOM * policies * job.policy_batch
 
 
 def _prms(split: Split, policies: int) -> tuple[int, float]:

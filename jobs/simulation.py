@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from cluster.routing import Balance
 from search.partition import WorkUnit, run_unit
 from search.protocols import Expansion, PolicyPath, PRMPath, Sampling, Score
 from search.simulated import EngineTiming, SimulatedEngine, SimulatedPolicy, SimulatedPRM
@@ -75,24 +76,16 @@ def simulate(units: Iterable[WorkUnit], fleet: Fleet, model: StepModel) -> Simul
     return run_virtually(_Run(fleet, model).run(units))[0]
 
 
-@dataclass(slots=True)
 class _Role:
-    """The replicas of one role. A unit takes the one with the fewest solutions."""
+    """The replicas of one role, by affinity key as on a cluster."""
 
-    engines: Sequence[SimulatedEngine]
-    loads: list[int] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.loads = [0] * len(self.engines)
-
-    def take(self, solutions: int) -> int:
-        place = self.loads.index(min(self.loads))
-        self.loads[place] += solutions
-        return place
+    def __init__(self, timing: EngineTiming, replicas: int) -> None:
+        self.engines = {str(place): SimulatedEngine(timing) for place in range(replicas)}
+        self.balance = Balance(tuple(self.engines))
 
     @property
     def busy_s(self) -> float:
-        return sum(engine.busy_s for engine in self.engines)
+        return sum(engine.busy_s for engine in self.engines.values())
 
 
 class _Run:
@@ -100,8 +93,8 @@ class _Run:
 
     def __init__(self, fleet: Fleet, model: StepModel) -> None:
         self._fleet, self._model = fleet, model
-        self._policy = _Role([SimulatedEngine(fleet.policy) for _ in range(fleet.policies)])
-        self._prm = _Role([SimulatedEngine(fleet.prm) for _ in range(fleet.prms)])
+        self._policy = _Role(fleet.policy, fleet.policies)
+        self._prm = _Role(fleet.prm, fleet.prms)
         self._in_flight, self._room = 0, asyncio.Event()
         self._waited = Waited()
         self._counts = {"units": 0, "solutions": 0, "generations": 0, "prm_tokens": 0}
@@ -123,14 +116,14 @@ class _Run:
 
     async def _search(self, unit: WorkUnit) -> None:
         solutions, fleet = unit.solutions, self._fleet
-        policy, prm = self._policy.take(solutions), self._prm.take(solutions)
+        policy, prm = self._policy.balance.take(solutions), self._prm.balance.take(solutions)
         growth = await run_unit(
             unit,
             _Called(self._policy.engines[policy], self._model, fleet.call_s, self._waited),
             _CalledPRM(self._prm.engines[prm], self._model, fleet.call_s, self._waited),
         )
-        self._policy.loads[policy] -= solutions
-        self._prm.loads[prm] -= solutions
+        self._policy.balance.give_back(policy, solutions)
+        self._prm.balance.give_back(prm, solutions)
         self._in_flight -= solutions
         self._room.set()
         self._count(units=1, solutions=solutions, generations=growth.budget.generations)
@@ -141,7 +134,7 @@ class _Run:
             self._counts[name] += count
 
     def _use(self) -> Use:
-        tokens = sum(engine.tokens for engine in self._policy.engines)
+        tokens = sum(engine.tokens for engine in self._policy.engines.values())
         now_s = asyncio.get_running_loop().time()
         return Use(now_s, self._policy.busy_s, self._prm.busy_s, tokens)
 

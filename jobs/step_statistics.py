@@ -49,15 +49,37 @@ def measured_steps(folder: Path, policy: str) -> StepModel:
     nodes, units = (_of_policy(table, policy) for table in (run.nodes, run.units))
     if nodes.num_rows == 0:
         raise RecipeError(f"the run {folder} has no steps: take one whose searches succeeded")
-    tokens = nodes["policy_tokens"].to_pylist()
-    return StepModel(
-        step_tokens=statistics.fmean(tokens),
-        step_cv=statistics.pstdev(tokens) / statistics.fmean(tokens),
-        end_shares=end_shares(nodes["depth"].to_pylist(), nodes["stop_reason"].to_pylist()),
+    columns = ("policy_tokens", "depth", "stop_reason")
+    tokens, depths, reasons = (nodes[column].to_pylist() for column in columns)
+    return observed_steps(
+        tokens,
+        depths,
+        reasons,
         prompt_tokens=round(_sum(units, "computed_prefix_policy_tokens") / units.num_rows),
         prm_prompt_tokens=_prm_prompt_tokens(units),
         # Equal steps are scored once, so a PRM may compute less than it must have read.
         prm_tokens_per_token=min(_sum(units, c) for c in PRM_COLUMNS) / sum(tokens) or 1.0,
+    )
+
+
+def observed_steps(
+    tokens: Sequence[int],
+    depths: Sequence[int],
+    reasons: Sequence[str],
+    *,
+    prompt_tokens: int,
+    prm_prompt_tokens: int,
+    prm_tokens_per_token: float,
+) -> StepModel:
+    """The model of steps that were written, each with its length, depth and end."""
+    mean = statistics.fmean(tokens)
+    return StepModel(
+        step_tokens=mean,
+        step_cv=statistics.pstdev(tokens) / mean,
+        end_shares=end_shares(depths, reasons),
+        prompt_tokens=prompt_tokens,
+        prm_prompt_tokens=prm_prompt_tokens,
+        prm_tokens_per_token=prm_tokens_per_token,
     )
 
 

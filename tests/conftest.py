@@ -1,7 +1,7 @@
 """Tiny checkpoints for tests: random or scripted weights beside the repository's tokenizer."""
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,14 @@ TINY: dict[str, Any] = {
 # One-hot embeddings of every token fit into the hidden size.
 SCRIPTED = TINY | {"hidden_size": 384, "intermediate_size": 4, "num_hidden_layers": 1}
 SaveCheckpoint = Callable[[PreTrainedModel], Path]
+
+
+@pytest.fixture(scope="module")
+def no_ray_token() -> Iterator[None]:
+    """Throw-away clusters do without Ray's token file."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        yield
 
 
 @pytest.fixture(scope="session")

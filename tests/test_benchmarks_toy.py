@@ -1,26 +1,15 @@
 """Benchmarks at toy size: they run and print their rows, whatever the figures."""
 
-import os
-from collections.abc import Iterator
-
 import pytest
 
 from benchmarks import efficiency
 
 # Importing Ray Serve warns.
-pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("default")]
-
-
-@pytest.fixture(autouse=True)
-def _no_token() -> Iterator[None]:
-    """A throw-away cluster does without Ray's token file."""
-    before = os.environ.get("RAY_AUTH_MODE")
-    os.environ["RAY_AUTH_MODE"] = "disabled"
-    yield
-    if before is None:
-        del os.environ["RAY_AUTH_MODE"]
-    else:
-        os.environ["RAY_AUTH_MODE"] = before
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.usefixtures("no_ray_token"),
+    pytest.mark.filterwarnings("default"),
+]
 
 
 def test_efficiency_compares_raw_and_search(capsys: pytest.CaptureFixture[str]) -> None:

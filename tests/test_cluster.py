@@ -1,6 +1,5 @@
 """Real Ray: a cluster of three nodes and a single one, the same recipe, the same tables."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from search.schemas import SOLUTIONS
 
 pytestmark = [
     pytest.mark.ray,
+    pytest.mark.usefixtures("no_ray_token"),
     pytest.mark.timeout(600),
     # Ray and Serve leave sockets and loops to the garbage collector.
     pytest.mark.filterwarnings("ignore"),
@@ -25,20 +25,8 @@ KEYS = ["problem_id", "policy", "strategy", "n", "subtree", "solution_id"]
 EMBEDDED = Path(__file__).parent.parent / "embedded" / "models"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _no_token() -> Iterator[None]:
-    """Throw-away clusters do without Ray's token file."""
-    before = os.environ.get("RAY_AUTH_MODE")
-    os.environ["RAY_AUTH_MODE"] = "disabled"
-    yield
-    if before is None:
-        del os.environ["RAY_AUTH_MODE"]
-    else:
-        os.environ["RAY_AUTH_MODE"] = before
-
-
 @pytest.fixture(scope="module")
-def three_nodes() -> Iterator[str]:
+def three_nodes(no_ray_token: None) -> Iterator[str]:
     """The address of a cluster of three nodes, as the driver would be given it."""
     from ray.cluster_utils import Cluster
 

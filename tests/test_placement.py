@@ -1,7 +1,6 @@
 """Real Ray with machines that say they have GPUs: replicas are placed, or refused at once."""
 
 import asyncio
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,22 +25,16 @@ READY_S = 120
 
 
 @pytest.fixture(scope="module")
-def gpu_machines() -> Iterator[str]:
+def gpu_machines(no_ray_token: None) -> Iterator[str]:
     """The address of a cluster with a head and two machines of two GPUs that nobody uses."""
     from ray.cluster_utils import Cluster
 
-    before = os.environ.get("RAY_AUTH_MODE")
-    os.environ["RAY_AUTH_MODE"] = "disabled"
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 3})
     for _ in range(2):
         cluster.add_node(num_cpus=6, num_gpus=GPUS_OF_A_MACHINE)
     cluster.wait_for_nodes()
     yield cluster.address
     cluster.shutdown()
-    if before is None:
-        del os.environ["RAY_AUTH_MODE"]
-    else:
-        os.environ["RAY_AUTH_MODE"] = before
 
 
 def fake(name: str, gpus: float, replicas: int = 1) -> ModelSpec:

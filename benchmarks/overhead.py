@@ -19,9 +19,10 @@ from rich.table import Table
 
 from actors.client import RemotePolicy
 from actors.spec import ModelSpec
+from cluster.admission import Admission
 from cluster.connect import connected
 from cluster.deploy import deployed
-from cluster.fanout import Admission, Site, replica_method, run_units
+from cluster.fanout import Site, replica_method, run_units
 from search.config import Limits, SearchConfig
 from search.partition import WorkUnit, partition, run_unit
 from search.problem import Problem
@@ -76,7 +77,8 @@ def main() -> None:
 async def _measure() -> list[Rates]:
     found = [await _repeated(f"no Ray: {name}", _in_process(name)) for name, _, _ in SEARCHES]
     with connected(None):
-        async with deployed("prm", FAKE), deployed("policy", FAKE):
+        async with deployed("prm", FAKE) as prms, deployed("policy", FAKE) as policies:
+            await asyncio.gather(prms, policies)
             for name, _, _ in SEARCHES:
                 found.append(await _repeated(f"whole path: {name}", _through_ray(name)))
             for batch in BATCHES:

@@ -1,9 +1,10 @@
 """How searches scale over replicas: weak and strong, in virtual time and for real through Serve.
 
 `python -m benchmarks.scaling [--real]`: weak scaling gives each replica the same number of
-problems; strong scaling divides one DVTS problem with N = 512. Efficiency is the time of one
-replica over that of R (weak), or over R times that of R (strong). Replicas take `a + b x batch` an
-iteration and compute nothing, in virtual time and, with `--real`, in Serve replicas here.
+problems; strong scaling divides one problem with N = 512, by DVTS and by beam, which writes ahead.
+Efficiency is the time of one replica over that of R (weak), or over R times that of R (strong).
+Replicas take `a + b x batch` an iteration and compute nothing, in virtual time and, with `--real`,
+in Serve replicas here.
 """
 
 import argparse
@@ -18,9 +19,10 @@ from rich.console import Console
 from rich.table import Table
 
 from actors.spec import ModelSpec
+from cluster.admission import Admission
 from cluster.connect import connected
 from cluster.deploy import deployed
-from cluster.fanout import ROOM, Admission, Site, run_units
+from cluster.fanout import Site, run_units
 from jobs.simulation import Fleet, simulate
 from search.config import Limits, SearchConfig
 from search.partition import WorkUnit, partition
@@ -28,6 +30,7 @@ from search.problem import Problem
 from search.rewards import Reduction
 from search.simulated import EngineTiming
 from search.step_model import StepModel, evenly_spread_ends
+from search.strategies import keep_count
 
 POLICY = EngineTiming(iteration_s=0.02, sequence_s=0.0002, prompt_token_s=0.00005, max_batch=64)
 PRM = EngineTiming(iteration_s=0.02, sequence_s=0.0, prompt_token_s=0.00005, max_batch=64)
@@ -37,7 +40,9 @@ STEPS = StepModel(
 # The same in real time; the fake policy counts bytes as tokens, so its steps have their own length.
 REAL = {"iteration_s": 0.02, "sequence_s": 0.0002}
 REAL_STEPS = {"mean_steps": 6, "step_tokens": 40.0}
+KINDS = {"weak": "dvts", "strong": "dvts", "strong, beam": "beam"}
 WEAK, WEAK_REAL, STRONG = (1, 2, 4, 8, 16, 64), (1, 4, 16), (1, 2, 4)
+BRANCHING = 4
 UNIT_TIMEOUT_S = 600.0
 SEEDS = 1_000
 
@@ -83,9 +88,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     logging.getLogger("branchwise").setLevel(logging.WARNING)
     size = TOY if options.toy else Size()
-    found = [*virtual(size, "weak"), *virtual(size, "strong")]
+    found = [line for kind in KINDS for line in virtual(size, kind)]
     if options.real:
-        found += [*asyncio.run(real(size, "weak")), *asyncio.run(real(size, "strong"))]
+        found += [line for kind in KINDS for line in asyncio.run(real(size, kind))]
     table = Table("scaling", "replicas", "seconds", "efficiency (median)", "spread")
     for line in found:
         table.add_row(*line.row())
@@ -111,18 +116,25 @@ def _simulated(size: Size, kind: str, count: int, seed: int) -> float:
     fleet = Fleet(
         policy=POLICY,
         policies=count,
-        solutions_in_flight=ROOM * count * POLICY.max_batch,
+        admission=_admission(size, kind, count),
         prm=PRM,
         prms=count,
     )
     return simulate(_units(size, kind, count, seed), fleet, STEPS).makespan_s
 
 
+def _admission(size: Size, kind: str, count: int) -> Admission:
+    """One problem alone may write ahead."""
+    batch = count * POLICY.max_batch
+    return Admission(batch, size.solutions_per_unit, speculation=kind != "weak")
+
+
 def _units(size: Size, kind: str, count: int, seed: int) -> Iterator[WorkUnit]:
     """Problems in proportion to replicas, or one in all."""
-    strong = kind == "strong"
-    n, problems = (size.strong_n, 1) if strong else (size.n, count * size.problems_a_replica)
-    config = SearchConfig("dvts", n, 4, 1, Reduction.LAST, seed, Limits())
+    weak, strategy = kind == "weak", KINDS[kind]
+    n, problems = (size.n, count * size.problems_a_replica) if weak else (size.strong_n, 1)
+    keep = keep_count(strategy, n, BRANCHING)
+    config = SearchConfig(strategy, n, BRANCHING, keep, Reduction.LAST, seed, Limits())
     for place in range(problems):
         problem = Problem(f"p{place}", "1 + 1 =", "2")
         yield from partition(problem, config, size.solutions_per_unit)
@@ -141,7 +153,10 @@ async def _through_serve(size: Size, kind: str, count: int) -> list[float]:
     spec = ModelSpec("fake", "fake", "fake", "float64", replicas=count, cpus_per_replica=0.01)
     policy, prm = replace(spec, options=REAL | REAL_STEPS), replace(spec, options=dict(REAL))
     with connected(None):
-        async with deployed("prm", prm) as prms, deployed("policy", policy) as policies:
+        async with deployed("prm", prm) as starting, deployed("policy", policy) as policy_starting:
+            prms, policies = await asyncio.gather(starting, policy_starting)
+            assert prms
+            assert policies
             site = Site("fake", "policy", "prm", 0, 0, UNIT_TIMEOUT_S, policies.keys, prms.keys)
             seeds = range(-1, size.repetitions)  # the first one warms processes up
             took = [await _timed_run(size, kind, site, seed % SEEDS) for seed in seeds]
@@ -150,7 +165,7 @@ async def _through_serve(size: Size, kind: str, count: int) -> list[float]:
 
 async def _timed_run(size: Size, kind: str, site: Site, seed: int) -> float:
     count = len(site.policy_keys)
-    admission = Admission(count * POLICY.max_batch, size.solutions_per_unit, speculation=False)
+    admission = _admission(size, kind, count)
     started = time.perf_counter()
     async for done in run_units(_units(size, kind, count, seed), site, admission):
         if done.failed:

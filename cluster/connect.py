@@ -14,6 +14,12 @@ from search.errors import ClusterError
 # Work units and replicas wait on each other more than they compute, so a small machine
 # offers more logical cores than it has.
 LOCAL_LOGICAL_CORES = 8
+# Ray starts a worker for each logical core at once, without the job's environment and so of no
+# use to it, and ends those that it needs a second later.
+WORKERS = {
+    "prestart_worker_first_driver": False,
+    "idle_worker_killing_time_threshold_ms": 60_000,
+}
 # Read by Serve's controller, which has the environment of the job that starts Serve. Spread over
 # machines, replicas with one GPU leave no machine with two for a larger one.
 PACKS = {"RAY_SERVE_USE_PACK_SCHEDULING_STRATEGY": "1"}
@@ -71,6 +77,7 @@ def _start_local(environment: dict[str, Any]) -> None:
         num_cpus=cores,
         include_dashboard=False,
         runtime_env=environment,
+        _system_config=WORKERS,
     )
 
 

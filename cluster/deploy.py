@@ -7,6 +7,7 @@ the same replica (consistent hashing), so a work unit finds its prefixes in that
 import asyncio
 import contextlib
 import logging
+import threading
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,10 @@ from search.errors import ClusterError
 
 HEALTH_CHECK_PERIOD_S = 5.0
 CORES_OF_A_UNIT = 1.0
+# A replica that is taken away has nothing to finish: its searches are over, or lost.
+LAST_REQUESTS_S = 0.1
+# Models are deployed side by side, each in a thread, but Serve can be started once.
+_STARTING = threading.Lock()
 ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
 
 
@@ -30,35 +35,50 @@ class Deployed:
 
 
 @contextlib.asynccontextmanager
-async def deployed(role: str, spec: ModelSpec | None) -> AsyncIterator[Deployed | None]:
-    """Runs the replicas of one model; they leave when the block ends. No spec, no replicas."""
+async def deployed(
+    role: str, spec: ModelSpec | None
+) -> AsyncIterator["asyncio.Task[Deployed | None]"]:
+    """Runs the replicas of one model; they leave when the block ends. No spec, no replicas.
+
+    The block begins at once, so that several models load side by side; await what it is given.
+    """
     from ray import serve
 
-    if spec is None:
-        yield None
-        return
-    application = deployment(role, spec).bind(spec)
+    started = asyncio.create_task(_started(role, spec))
     try:
-        yield await _started(application, role, spec)
+        yield started
     finally:
-        with contextlib.suppress(Exception):
-            await asyncio.to_thread(serve.delete, role)
+        started.cancel()
+        await asyncio.gather(started, return_exceptions=True)
+        if spec is not None:
+            with contextlib.suppress(Exception):
+                await asyncio.to_thread(serve.delete, role)
 
 
-async def _started(application: Any, role: str, spec: ModelSpec) -> Deployed:
+async def _started(role: str, spec: ModelSpec | None) -> Deployed | None:
     """Waits until all replicas are ready."""
     from ray import serve
 
+    if spec is None:
+        return None
+    application = deployment(role, spec).bind(spec)
     try:
-        # Nothing calls over HTTP: without a proxy Serve starts faster and takes no port.
-        await asyncio.to_thread(serve.start, proxy_location="Disabled")
-        logging.getLogger("ray.serve").setLevel(logging.WARNING)
+        await asyncio.to_thread(_start_serve)
         handle = await asyncio.to_thread(serve.run, application, name=role, route_prefix=None)
         facts: ModelFacts = await handle.facts.remote()
         keys = await keys_of_replicas(handle, spec.replicas)
     except (RuntimeError, TimeoutError) as error:
         raise ClusterError(f"the {role} {spec.model!r} did not start: {_reason(error)}") from error
     return Deployed(facts, keys)
+
+
+def _start_serve() -> None:
+    from ray import serve
+
+    with _STARTING:
+        # Nothing calls over HTTP: without a proxy Serve starts faster and takes no port.
+        serve.start(proxy_location="Disabled")
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
 
 
 def deployment(role: str, spec: ModelSpec) -> Any:
@@ -75,6 +95,7 @@ def deployment(role: str, spec: ModelSpec) -> Any:
         num_replicas=spec.replicas,
         max_ongoing_requests=spec.max_ongoing_requests,
         health_check_period_s=HEALTH_CHECK_PERIOD_S,
+        graceful_shutdown_wait_loop_s=LAST_REQUESTS_S,
         # A line for each call would be a tenth of a replica's work.
         logging_config={"enable_access_log": False},
         # One actor has all GPUs of its replica, so they are in one machine and visible to it,

@@ -6,7 +6,7 @@ error row that says why; a unit that fails takes nothing else with it.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, TypeAlias
@@ -14,6 +14,8 @@ from typing import Any, TypeAlias
 import pyarrow as pa
 
 from actors.client import RemotePolicy, RemotePRM
+from actors.spread import spread_policy, spread_prm
+from cluster.admission import Admission, Bundle, bundles
 from cluster.routing import Balance, Route
 from search.errors import ClusterError, first_cause
 from search.growth import Growth
@@ -21,10 +23,10 @@ from search.partition import WorkUnit, run_unit
 from search.rows import node_table, search_columns, solution_table, unit_costs
 from search.schemas import NODES, SOLUTIONS, UNITS
 
-# Sequences wait for scores and for their siblings: twice the batch keeps it full.
-ROOM = 2
 # A task waits for replicas far more than it computes.
 TASK_CPUS = 0.25
+# More than a small machine runs at once; a large one has cores to start them when they are due.
+WARM_WORKERS = 4
 # Ray starts a task again when its worker or machine is lost; the seeds make it the same task.
 TASK_RETRIES = 3
 
@@ -46,55 +48,6 @@ class Site:
     unit_timeout_s: float
     policy_keys: tuple[str, ...] = ("",)
     prm_keys: tuple[str, ...] = ("",)
-
-
-@dataclass(frozen=True, slots=True)
-class Admission:
-    """How much may be under way: what the replicas can hold, never the size of the data.
-
-    `batch`: sequences that all replicas compute together. A task carries units of `per_task`
-    solutions in all, at least one unit; `tasks` bounds their number.
-    """
-
-    batch: int
-    per_task: int
-    tasks: int | None = None
-    speculation: bool = True
-
-    def admits(self, under_way: "Iterable[Bundle]", next_one: "Bundle") -> bool:
-        """Whether one more bundle may start; the first one always may."""
-        counts = [bundle.solutions for bundle in under_way]
-        if self.tasks is not None and len(counts) >= self.tasks:
-            return False
-        return not counts or sum(counts) + next_one.solutions <= ROOM * self.batch
-
-    def leaves_room(self, under_way: "Iterable[Bundle]") -> bool:
-        """Whether sequences that wait for others leave a part of the batch empty."""
-        return self.speculation and sum(b.solutions for b in under_way) <= self.batch
-
-
-@dataclass(frozen=True, slots=True)
-class Bundle:
-    """The units that one Ray task runs side by side in one event loop."""
-
-    units: tuple[WorkUnit, ...]
-    speculates: bool = False
-
-    @property
-    def solutions(self) -> int:
-        return sum(unit.solutions for unit in self.units)
-
-
-def bundles(units: Iterable[WorkUnit], solutions: int) -> Iterator[Bundle]:
-    """The units in order, as many to a bundle as have that many solutions together."""
-    waiting: list[WorkUnit] = []
-    for unit in units:
-        if waiting and sum(u.solutions for u in waiting) + unit.solutions > solutions:
-            yield Bundle(tuple(waiting))
-            waiting = []
-        waiting.append(unit)
-    if waiting:
-        yield Bundle(tuple(waiting))
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,13 +90,14 @@ class _Fanout:
 
     def __init__(self, site: Site, admission: Admission) -> None:
         self._site, self._admission = site, admission
-        self._policy, self._prm = Balance(site.policy_keys), Balance(site.prm_keys)
+        self._policy = Balance(site.policy_keys, admission.batch)
+        self._prm = Balance(site.prm_keys, admission.batch)
         self.running: dict[asyncio.Task[list[UnitTables]], Bundle] = {}
 
     def start(self, bundle: Bundle, is_last: bool) -> None:
         """Starts a task; what only the last ones leave empty may be spent on speculation."""
-        if is_last and self._admission.leaves_room([*self.running.values(), bundle]):
-            bundle = replace(bundle, speculates=True)
+        if is_last:
+            bundle = replace(bundle, slots=self._admission.slots(self.running.values(), bundle))
         self.running[asyncio.create_task(self._outcome(bundle))] = bundle
 
     async def finished(self) -> list[UnitTables]:
@@ -171,7 +125,7 @@ async def _remote_outcome(bundle: Bundle, site: Site, route: Route) -> list[Unit
     """The units' tables; a task that Ray could not finish becomes error rows here."""
     import ray
 
-    reference = _remote_task().remote(bundle, site, route)
+    reference = _remote(work_units_task).remote(bundle, site, route)
     try:
         return await reference  # type: ignore[no-any-return]
     except asyncio.CancelledError:
@@ -182,12 +136,24 @@ async def _remote_outcome(bundle: Bundle, site: Site, route: Route) -> list[Unit
         return [failed_unit(unit, site, lost, 0.0) for unit in bundle.units]
 
 
-@lru_cache(maxsize=1)
-def _remote_task() -> Any:
+@lru_cache(maxsize=2)
+def _remote(function: Callable[..., Any]) -> Any:
     import ray
 
     spread = ray.remote(num_cpus=TASK_CPUS, max_retries=TASK_RETRIES, scheduling_strategy="SPREAD")
-    return spread(work_units_task)
+    return spread(function)
+
+
+def warm_up(admission: Admission) -> None:
+    """Starts the first tasks' workers now, while models load: each needs seconds of a core."""
+    for _ in range(min(WARM_WORKERS, admission.tasks_at_once)):
+        _remote(_import_serve).remote()
+
+
+def _import_serve() -> None:
+    from ray import serve
+
+    del serve
 
 
 def work_units_task(bundle: Bundle, site: Site, route: Route) -> list[UnitTables]:
@@ -202,12 +168,13 @@ def _runner() -> asyncio.Runner:
 
 
 async def _run_bundle(bundle: Bundle, site: Site, route: Route) -> list[UnitTables]:
-    expand_batch = replica_method(site.policy, "expand_batch", route.policy)
-    policy = RemotePolicy(expand_batch, gives_up=bundle.speculates)
-    prm = RemotePRM(replica_method(site.prm, "score_batch", route.prm)) if site.prm else None
+    expand_batch = [replica_method(site.policy, "expand_batch", key) for key in route.policy]
+    score_batch = [replica_method(site.prm, "score_batch", key) for key in route.prm if site.prm]
+    policy = spread_policy([RemotePolicy(each, bundle.slots > 0) for each in expand_batch])
+    prm = spread_prm([RemotePRM(each) for each in score_batch]) if score_batch else None
 
     def grow(unit: WorkUnit) -> Awaitable[Growth]:
-        return run_unit(unit, policy, prm, slots=unit.solutions if bundle.speculates else 0)
+        return run_unit(unit, policy, prm, bundle.slots_of(unit))
 
     async with asyncio.TaskGroup() as tasks:
         units = [tasks.create_task(_run_unit(unit, site, grow)) for unit in bundle.units]

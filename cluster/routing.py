@@ -2,7 +2,8 @@
 
 Serve sends equal affinity keys to the same replica (consistent hashing), but some replicas get
 more keys than others. So a key is found for each replica, and a task takes the key with the
-least work under way. Invariant: where a task's calls go changes no result, only its speed.
+least work under way, or several if one replica cannot hold all of it at once (`actors.spread`).
+Invariant: where a task's calls go changes no result, only its speed.
 """
 
 import asyncio
@@ -18,31 +19,37 @@ KEYS_AT_ONCE = 4
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """The affinity keys of one task's calls."""
+    """The affinity keys of one task's calls, one for each replica that it uses."""
 
-    policy: str = ""
-    prm: str = ""
+    policy: tuple[str, ...] = ("",)
+    prm: tuple[str, ...] = ("",)
 
 
 @dataclass(slots=True)
 class Balance:
-    """Work under way by affinity key."""
+    """Work under way by affinity key; `batch` solutions at once are enough for all of them."""
 
     keys: tuple[str, ...]
-    _solutions: dict[str, int] = field(init=False)
+    batch: int
+    _solutions: dict[str, float] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._solutions = dict.fromkeys(self.keys, 0)
+        self._solutions = dict.fromkeys(self.keys, 0.0)
 
-    def take(self, solutions: int) -> str:
-        """The key with the least work, which now has this much more."""
-        key = min(self._solutions, key=self._solutions.__getitem__)
-        self._solutions[key] += solutions
-        return key
+    def take(self, solutions: int) -> tuple[str, ...]:
+        """The keys with the least work, as many as can hold this much more at once."""
+        wanted = -(-solutions * len(self.keys) // self.batch)
+        keys = tuple(sorted(self._solutions, key=self._solutions.__getitem__)[:wanted])
+        self._add(keys, solutions)
+        return keys
 
-    def give_back(self, key: str, solutions: int) -> None:
+    def give_back(self, keys: tuple[str, ...], solutions: int) -> None:
         """The work is done."""
-        self._solutions[key] -= solutions
+        self._add(keys, -solutions)
+
+    def _add(self, keys: tuple[str, ...], solutions: int) -> None:
+        for key in keys:
+            self._solutions[key] += solutions / len(keys)
 
 
 async def keys_of_replicas(handle: Any, replicas: int) -> tuple[str, ...]:

@@ -14,9 +14,10 @@ import pyarrow as pa
 from rich.console import Console
 
 from actors.spec import ModelSpec
+from cluster.admission import Admission
 from cluster.connect import connected
 from cluster.deploy import Deployed, check_capacity, deployed, uses_gpus
-from cluster.fanout import Admission, Site, UnitTables, run_units
+from cluster.fanout import Site, UnitTables, run_units, warm_up
 from jobs.commits import Commits
 from jobs.curves import answers_table
 from jobs.data import BadProblem, load_problems
@@ -52,37 +53,49 @@ def run_recipe(recipe: Recipe, address: str | None, console: Console) -> RunOutc
 async def _run(recipe: Recipe, address: str | None, console: Console) -> RunOutcome:
     loaded = load_problems(recipe.data)
     record = new_record(recipe.name, recipe.model_dump(mode="json"), recipe_digest(recipe))
-    work = recipe.work
-    async with Graders(work.grading_processes, work.grading_timeout_s) as graders:
-        problems, bad = await _split_gradable(loaded, graders)
-        with RunWriter(Path(recipe.runs_folder), record) as writer:
-            writer.add("problems", problems_table(problems, bad))
-            failed = await _search_all(recipe, address, problems, writer, graders, console)
-    _write_answers(writer.folder, problems, recipe.seed)
+    with RunWriter(Path(recipe.runs_folder), record) as writer:
+        searched = await _search_all(recipe, address, loaded, writer, console)
+    _write_answers(writer.folder, searched.problems, recipe.seed)
     writer.finish()
-    return RunOutcome(writer.folder, failed, len(bad))
+    return RunOutcome(writer.folder, searched.failed_units, searched.bad_problems)
+
+
+@dataclass(frozen=True, slots=True)
+class _Searched:
+    """What was searched, and how much could not be."""
+
+    problems: list[Problem]
+    failed_units: int
+    bad_problems: int
 
 
 async def _search_all(
     recipe: Recipe,
     address: str | None,
-    problems: list[Problem],
+    loaded: list[Problem | BadProblem],
     writer: RunWriter,
-    graders: Graders,
     console: Console,
-) -> int:
-    """Every policy of the ladder in turn, with the PRM deployed once; counts failed units."""
+) -> _Searched:
+    """Every policy of the ladder in turn, with the PRM deployed once."""
     policies = [policy_spec(policy) for policy in recipe.policies]
-    prm, failed = prm_spec(recipe.prm), 0
+    prm, failed, work = prm_spec(recipe.prm), 0, recipe.work
     with connected(address, packs_replicas=uses_gpus(policies, prm)):
         check_capacity(policies, prm)
-        async with deployed("prm", prm) as prm_replicas:
+        warm_up(admission(recipe, policies[0].name))
+        # What takes long to start is started first: the PRM and a policy load side by side.
+        async with (
+            deployed("prm", prm) as prm_replicas,
+            Graders(work.grading_processes, work.grading_timeout_s) as graders,
+        ):
+            problems, bad = await _split_gradable(loaded, graders)
+            writer.add("problems", problems_table(problems, bad))
             for policy in policies:
                 log.info("deploying %s", policy.name)
                 async with deployed("policy", policy) as policy_replicas:
-                    site = _site(recipe, policy, policy_replicas, prm_replicas)
+                    ready = await asyncio.gather(policy_replicas, prm_replicas)
+                    site = _site(recipe, policy, *ready)
                     failed += await _search(recipe, site, problems, writer, graders, console)
-    return failed
+    return _Searched(problems, failed, len(bad))
 
 
 async def _search(

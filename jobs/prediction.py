@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from cluster.fanout import ROOM
+from cluster.admission import ROOM, Admission
 from jobs.simulation import CALL_S, Fleet, Simulated, Waited, simulate
 from search.config import SearchConfig
 from search.partition import WorkUnit, partition
@@ -181,7 +181,7 @@ def _simulate(job: Job, sample: Sample) -> Simulated:
     fleet = Fleet(
         policy=job.policy,
         policies=sample.policies,
-        solutions_in_flight=_bound(job, sample),
+        admission=_admission(job, sample),
         prm=slower,
         prms=sample.prms,
         call_s=job.call_s,
@@ -189,12 +189,11 @@ def _simulate(job: Job, sample: Sample) -> Simulated:
     return simulate(_some_units(job, sample.solutions), fleet, job.steps)
 
 
-def _bound(job: Job, sample: Sample) -> int:
-    """Solutions under way at once; from a number of units if the recipe gives that."""
-    if job.units_in_flight is None:
-        return _in_flight(job, sample.policies)
-    solutions = job.solutions_of_a_problem / job.units_of_a_problem
-    return max(1, round(job.units_in_flight * sample.share * solutions))
+def _admission(job: Job, sample: Sample) -> Admission:
+    """The driver's, for a sample of its replicas; what the last units write ahead is left out."""
+    tasks = job.units_in_flight and max(1, round(job.units_in_flight * sample.share))
+    batch = sample.policies * job.policy_batch
+    return Admission(batch, job.solutions_per_unit, tasks, speculation=False)
 
 
 def _some_units(job: Job, solutions: int) -> Iterator[WorkUnit]:

@@ -7,12 +7,14 @@ overhead for every call. No two simulations of the same arguments differ.
 
 import asyncio
 from collections.abc import Awaitable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
+from actors.spread import spread_policy, spread_prm
+from cluster.admission import Admission, Bundle, bundles
 from cluster.routing import Balance
 from search.partition import WorkUnit, run_unit
-from search.protocols import Expansion, PolicyPath, PRMPath, Sampling, Score
+from search.protocols import PRM, Expansion, Policy, PolicyPath, PRMPath, Sampling, Score
 from search.simulated import EngineTiming, SimulatedEngine, SimulatedPolicy, SimulatedPRM
 from search.step_model import ModelledPolicy, ModelledPRM, StepModel
 from search.virtual_time import run_virtually
@@ -25,11 +27,11 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fleet:
-    """The replicas of a simulation, and how many solutions may be under way at once."""
+    """The replicas of a simulation, and how much may be under way at once."""
 
     policy: EngineTiming
     policies: int
-    solutions_in_flight: int
+    admission: Admission
     prm: EngineTiming = field(default_factory=EngineTiming)
     prms: int = 1
     call_s: float = CALL_S
@@ -79,9 +81,9 @@ def simulate(units: Iterable[WorkUnit], fleet: Fleet, model: StepModel) -> Simul
 class _Role:
     """The replicas of one role, by affinity key as on a cluster."""
 
-    def __init__(self, timing: EngineTiming, replicas: int) -> None:
+    def __init__(self, timing: EngineTiming, replicas: int, batch: int) -> None:
         self.engines = {str(place): SimulatedEngine(timing) for place in range(replicas)}
-        self.balance = Balance(tuple(self.engines))
+        self.balance = Balance(tuple(self.engines), batch)
 
     @property
     def busy_s(self) -> float:
@@ -93,41 +95,66 @@ class _Run:
 
     def __init__(self, fleet: Fleet, model: StepModel) -> None:
         self._fleet, self._model = fleet, model
-        self._policy = _Role(fleet.policy, fleet.policies)
-        self._prm = _Role(fleet.prm, fleet.prms)
-        self._in_flight, self._room = 0, asyncio.Event()
+        self._policy = _Role(fleet.policy, fleet.policies, fleet.admission.batch)
+        self._prm = _Role(fleet.prm, fleet.prms, fleet.admission.batch)
+        self._running: list[Bundle] = []
+        self._room = asyncio.Event()
         self._waited = Waited()
         self._counts = {"units": 0, "solutions": 0, "generations": 0, "prm_tokens": 0}
 
     async def run(self, units: Iterable[WorkUnit]) -> Simulated:
+        waiting = bundles(units, self._fleet.admission.per_task)
+        bundle = next(waiting, None)
         async with asyncio.TaskGroup() as tasks:
-            for unit in units:
-                await self._admission(unit.solutions)
-                self._in_flight += unit.solutions
-                tasks.create_task(self._search(unit))
+            while bundle:
+                await self._admitted(bundle)
+                following = next(waiting, None)
+                tasks.create_task(
+                    self._run_bundle(self._started(bundle, is_last=following is None))
+                )
+                bundle = following
             all_admitted = self._use()
         return Simulated(self._use(), all_admitted, self._waited, **self._counts)
 
-    async def _admission(self, solutions: int) -> None:
-        """As the driver does: a unit may start if the bound still holds, or alone."""
-        while self._in_flight and self._in_flight + solutions > self._fleet.solutions_in_flight:
+    async def _admitted(self, bundle: Bundle) -> None:
+        """Waits until the driver would start it."""
+        while not self._fleet.admission.admits(self._running, bundle):
             self._room.clear()
             await self._room.wait()
 
-    async def _search(self, unit: WorkUnit) -> None:
-        solutions, fleet = unit.solutions, self._fleet
-        policy, prm = self._policy.balance.take(solutions), self._prm.balance.take(solutions)
-        growth = await run_unit(
-            unit,
-            _Called(self._policy.engines[policy], self._model, fleet.call_s, self._waited),
-            _CalledPRM(self._prm.engines[prm], self._model, fleet.call_s, self._waited),
-        )
-        self._policy.balance.give_back(policy, solutions)
-        self._prm.balance.give_back(prm, solutions)
-        self._in_flight -= solutions
+    def _started(self, bundle: Bundle, is_last: bool) -> Bundle:
+        if is_last:
+            bundle = replace(bundle, slots=self._fleet.admission.slots(self._running, bundle))
+        self._running.append(bundle)
+        return bundle
+
+    async def _run_bundle(self, bundle: Bundle) -> None:
+        solutions = bundle.solutions
+        policies = self._policy.balance.take(solutions)
+        prms = self._prm.balance.take(solutions)
+        policy, prm = self._policies(policies), self._prms(prms)
+        async with asyncio.TaskGroup() as tasks:
+            for unit in bundle.units:
+                tasks.create_task(self._search(unit, policy, prm, bundle.slots_of(unit)))
+        self._policy.balance.give_back(policies, solutions)
+        self._prm.balance.give_back(prms, solutions)
+        self._running.remove(bundle)
         self._room.set()
-        self._count(units=1, solutions=solutions, generations=growth.budget.generations)
+
+    async def _search(self, unit: WorkUnit, policy: Policy, prm: PRM, slots: int) -> None:
+        growth = await run_unit(unit, policy, prm, slots)
+        self._count(units=1, solutions=unit.solutions, generations=growth.budget.generations)
         self._count(prm_tokens=growth.budget.prm_tokens_computed)
+
+    def _policies(self, keys: Sequence[str]) -> Policy:
+        engines = [self._policy.engines[key] for key in keys]
+        call_s, waited = self._fleet.call_s, self._waited
+        return spread_policy([_Called(each, self._model, call_s, waited) for each in engines])
+
+    def _prms(self, keys: Sequence[str]) -> PRM:
+        engines = [self._prm.engines[key] for key in keys]
+        call_s, waited = self._fleet.call_s, self._waited
+        return spread_prm([_CalledPRM(each, self._model, call_s, waited) for each in engines])
 
     def _count(self, **more: int) -> None:
         for name, count in more.items():

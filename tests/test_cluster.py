@@ -92,7 +92,8 @@ def test_every_strategy_runs_and_replicas_change_nothing(three_nodes: str, tmp_p
     ]
     document = recipe(tmp_path / "a", searches=searches)
     _, one_replica = run(document, three_nodes)
-    policies = [{**document["policies"][0], "replicas": 2}]
+    # Eight solutions are more than a replica holds, so a search is spread over both.
+    policies = [{**document["policies"][0], "replicas": 2, "max_batch": 4}]
     changed = recipe(tmp_path / "b", searches=searches, policies=policies)
     _, two_replicas = run(changed, three_nodes)
     assert len(set(two_replicas.units["policy_replica"].to_pylist())) == 2

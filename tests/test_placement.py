@@ -45,7 +45,12 @@ async def gpus_left(prm: ModelSpec, policy: ModelSpec) -> float:
     """What is free while all replicas of both run."""
     import ray
 
-    async with asyncio.timeout(READY_S), deployed("prm", prm), deployed("policy", policy):
+    async with (
+        asyncio.timeout(READY_S),
+        deployed("prm", prm) as prms,
+        deployed("policy", policy) as policies,
+    ):
+        await asyncio.gather(prms, policies)
         return float(ray.available_resources().get("GPU", 0.0))
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from actors.spec import ModelFacts
-from cluster.fanout import Admission, Bundle, bundles
+from cluster.admission import Admission, Bundle, bundles
 from cluster.routing import Balance, keys_of_replicas
 from search.config import SearchConfig
 from search.partition import WorkUnit, partition
@@ -56,13 +56,22 @@ def test_a_replica_that_no_key_reaches_is_done_without() -> None:
 
 
 def test_work_goes_where_there_is_least() -> None:
-    balance = Balance(("a", "b", "c"))
-    assert [balance.take(64) for _ in range(3)] == ["a", "b", "c"]
-    balance.give_back("b", 64)
-    assert balance.take(16) == "b"
-    assert balance.take(16) == "b"
-    assert balance.take(64) == "b"
-    assert balance.take(1) == "a"
+    balance = Balance(("a", "b", "c"), batch=192)
+    assert [balance.take(64) for _ in range(3)] == [("a",), ("b",), ("c",)]
+    balance.give_back(("b",), 64)
+    assert balance.take(16) == ("b",)
+    assert balance.take(16) == ("b",)
+    assert balance.take(64) == ("b",)
+    assert balance.take(1) == ("a",)
+
+
+def test_what_one_replica_cannot_hold_is_spread_over_as_many_as_can() -> None:
+    balance = Balance(("a", "b", "c"), batch=192)
+    assert balance.take(65) == ("a", "b")
+    assert balance.take(64) == ("c",)
+    assert set(balance.take(512)) == {"a", "b", "c"}
+    balance.give_back(("a", "b"), 65)
+    assert balance.take(1) == ("a",)
 
 
 def test_small_units_share_a_task_and_large_ones_have_their_own() -> None:
@@ -90,9 +99,17 @@ def test_a_search_larger_than_the_batch_starts_alone() -> None:
     assert Admission(batch=64, per_task=64).admits([], Bundle((unit,)))
 
 
-@pytest.mark.parametrize(("n", "room"), [(16, True), (64, True), (128, False)])
-def test_only_what_leaves_room_may_speculate(n: int, room: bool) -> None:
-    [unit] = units(n, 1)
-    admission = Admission(batch=64, per_task=64)
-    assert admission.leaves_room([Bundle((unit,))]) is room
-    assert not Admission(64, 64, speculation=False).leaves_room([Bundle((unit,))])
+@pytest.mark.parametrize(
+    ("others", "n", "slots"),
+    [(0, 16, 16), (0, 64, 64), (0, 128, 64), (1, 32, 32), (1, 64, 0)],
+)
+def test_the_last_bundle_writes_ahead_in_what_stays_empty(others: int, n: int, slots: int) -> None:
+    [last], [other] = units(n, 1), units(32, 1)
+    admission, under_way = Admission(batch=64, per_task=64), [Bundle((other,))] * others
+    assert admission.slots(under_way, Bundle((last,))) == slots
+    assert not Admission(64, 64, speculation=False).slots(under_way, Bundle((last,)))
+
+
+def test_units_of_a_bundle_share_its_slots() -> None:
+    bundle = Bundle(tuple(units(16, problems=4)), slots=32)
+    assert [bundle.slots_of(unit) for unit in bundle.units] == [8] * 4

@@ -9,6 +9,7 @@ import pytest
 from test_recipe import fake_recipe
 from test_results import synthetic_run
 
+from cluster.admission import Admission
 from jobs.forecast import forecast, question
 from jobs.prediction import DRIVER, POLICY, PRM, TAIL, TRANSPORT, Job, Prediction, Split, predict
 from jobs.recipe import parse_recipe
@@ -29,6 +30,7 @@ STEADY = StepModel(step_tokens=10, step_cv=0.0, end_shares=(0.0, 0.0))
 VARIED = StepModel(step_tokens=20, step_cv=0.6, end_shares=evenly_spread_ends(4, 1))
 POLICY_TIME = EngineTiming(iteration_s=0.1, sequence_s=0.01, max_batch=16)
 PRM_TIME = EngineTiming(iteration_s=0.2, max_batch=16)
+ROOMY = Admission(8, 1, speculation=False)
 
 
 def config_of(strategy: str = "best_of_n", n: int = 1, branching: int = 1) -> SearchConfig:
@@ -51,7 +53,13 @@ def job_of(**changes: Any) -> Job:
 
 
 def test_one_solution_takes_its_steps_scores_and_calls() -> None:
-    fleet = Fleet(policy=POLICY_TIME, policies=1, solutions_in_flight=8, prm=PRM_TIME, call_s=0.05)
+    fleet = Fleet(
+        policy=POLICY_TIME,
+        policies=1,
+        admission=ROOMY,
+        prm=PRM_TIME,
+        call_s=0.05,
+    )
     units = partition(Problem("p", "", ""), config_of(), 8)
     done = simulate(units, fleet, STEADY)
     assert done.makespan_s == pytest.approx(3 * (10 * 0.11 + 0.2 + 2 * 0.05))
@@ -63,7 +71,11 @@ def test_one_solution_takes_its_steps_scores_and_calls() -> None:
 def test_two_solutions_share_a_replica_or_have_one_each() -> None:
     def took(replicas: int) -> float:
         fleet = Fleet(
-            policy=POLICY_TIME, policies=replicas, solutions_in_flight=8, prms=2, call_s=0.0
+            policy=POLICY_TIME,
+            policies=replicas,
+            admission=ROOMY,
+            prms=2,
+            call_s=0.0,
         )
         units = partition(Problem("p", "", ""), config_of("majority", 2), 1)
         return simulate(units, fleet, STEADY).makespan_s
@@ -73,7 +85,7 @@ def test_two_solutions_share_a_replica_or_have_one_each() -> None:
 
 
 def test_admission_counts_solutions() -> None:
-    fleet = Fleet(policy=POLICY_TIME, policies=1, solutions_in_flight=2, call_s=0.0)
+    fleet = Fleet(policy=POLICY_TIME, policies=1, admission=Admission(8, 1, tasks=2), call_s=0.0)
     units = list(partition(Problem("p", "", ""), config_of("majority", 4), 1))
     assert [unit.solutions for unit in units] == [1, 1, 1, 1]
     assert simulate(units, fleet, STEADY).makespan_s == pytest.approx(2 * 30 * 0.12)
@@ -82,7 +94,7 @@ def test_admission_counts_solutions() -> None:
 def test_a_unit_reads_its_prompt_once() -> None:
     model = dataclasses.replace(STEADY, prompt_tokens=100)
     slow = dataclasses.replace(POLICY_TIME, prompt_token_s=0.01)
-    fleet = Fleet(policy=slow, policies=1, solutions_in_flight=8, call_s=0.0)
+    fleet = Fleet(policy=slow, policies=1, admission=ROOMY, call_s=0.0)
     units = partition(Problem("p", "", ""), config_of("majority", 2), 2)
     assert simulate(units, fleet, model).makespan_s == pytest.approx(100 * 0.01 + 30 * 0.12)
 

@@ -132,8 +132,10 @@ async def running(setting: Setting, places: Iterable[Place]) -> AsyncIterator[En
             stack.callback(policy.close)  # type: ignore[attr-defined]
         if Place.SERVE in wanted:
             stack.enter_context(connected(None))
-            await stack.enter_async_context(deployed("prm", setting.prm))
-            await stack.enter_async_context(deployed("policy", setting.policy))
+            roles = {"prm": setting.prm, "policy": setting.policy}
+            await asyncio.gather(
+                *[await stack.enter_async_context(deployed(*role)) for role in roles.items()]
+            )
         yield Engines(setting, policy, prm, server, Place.SERVE in wanted)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from actors.prm_families import PRM_FAMILIES
 from actors.spec import ModelSpec
-from cluster.fanout import Admission
+from cluster.admission import Admission
 from cluster.repository import REPOSITORY
 from jobs.data import load_problems
 from jobs.recipe import load_recipe

@@ -1,0 +1,83 @@
+"""How much of a run may be under way at once, and how it is cut into tasks.
+
+Invariant: what is under way follows what the replicas hold, never the size of the data; every
+unit is in exactly one bundle.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from search.partition import WorkUnit
+
+# Sequences wait for scores and for their siblings: twice the batch keeps it full.
+ROOM = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """The units that one Ray task runs side by side in one event loop.
+
+    slots: sequences that they may write at once if they write ahead; 0 means that they do not.
+    """
+
+    units: tuple[WorkUnit, ...]
+    slots: int = 0
+
+    @property
+    def solutions(self) -> int:
+        return sum(unit.solutions for unit in self.units)
+
+    def slots_of(self, unit: WorkUnit) -> int:
+        """A unit's part of the slots."""
+        return self.slots * unit.solutions // self.solutions
+
+
+def bundles(units: Iterable[WorkUnit], solutions: int) -> Iterator[Bundle]:
+    """The units in order, as many to a bundle as have that many solutions together."""
+    waiting: list[WorkUnit] = []
+    for unit in units:
+        if waiting and sum(u.solutions for u in waiting) + unit.solutions > solutions:
+            yield Bundle(tuple(waiting))
+            waiting = []
+        waiting.append(unit)
+    if waiting:
+        yield Bundle(tuple(waiting))
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """How much may be under way: what the replicas can hold, never the size of the data.
+
+    `batch`: sequences that all replicas compute together. A task carries units of `per_task`
+    solutions in all, at least one unit; `tasks` bounds their number.
+    """
+
+    batch: int
+    per_task: int
+    tasks: int | None = None
+    speculation: bool = True
+
+    @property
+    def tasks_at_once(self) -> int:
+        """How many full tasks run side by side."""
+        fitting = max(1, ROOM * self.batch // self.per_task)
+        return fitting if self.tasks is None else min(self.tasks, fitting)
+
+    def admits(self, under_way: Iterable[Bundle], next_one: Bundle) -> bool:
+        """Whether one more bundle may start; the first one always may."""
+        counts = [bundle.solutions for bundle in under_way]
+        if self.tasks is not None and len(counts) >= self.tasks:
+            return False
+        return not counts or sum(counts) + next_one.solutions <= ROOM * self.batch
+
+    def slots(self, under_way: Iterable[Bundle], last_one: Bundle) -> int:
+        """What the last bundle may spend on writing ahead: of the batch, what would stay empty.
+
+        Alone it has the whole batch, in which what it needs comes first.
+        """
+        others = sum(bundle.solutions for bundle in under_way)
+        if not self.speculation:
+            return 0
+        if others + last_one.solutions <= self.batch:
+            return last_one.solutions
+        return 0 if others else self.batch

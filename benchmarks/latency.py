@@ -103,7 +103,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--toy", action="store_true", help="small and quick, without Ray")
     parser.add_argument("--only", choices=("virtual", "serve"), help="one of the two parts")
-    toy, only = parser.parse_args().toy, parser.parse_args().only
+    options = parser.parse_args()
+    toy, only = options.toy, options.only
+    if toy and only == "serve":
+        parser.error("--toy is without Ray: leave out one of --toy and --only serve")
     logging.getLogger("branchwise").setLevel(logging.WARNING)
     console = Console(width=140)
     if only != "serve":

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from benchmarks import efficiency
+from benchmarks import efficiency, memory
 
 # Importing Ray Serve warns.
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("default")]
@@ -26,3 +26,10 @@ def _no_token() -> Iterator[None]:
 def test_efficiency_compares_raw_and_search(capsys: pytest.CaptureFixture[str]) -> None:
     efficiency.main(["--toy", "--engine", "transformers", "--repetitions", "1"])
     assert "dvts, N = 8, 2 problems" in capsys.readouterr().out
+
+
+def test_memory_measures_trees_and_the_driver(capsys: pytest.CaptureFixture[str]) -> None:
+    memory.main(["--toy"])
+    out = capsys.readouterr().out
+    assert "beam, N = 16" in out
+    assert "N = 16 x 10 problems" in out

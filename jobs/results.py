@@ -91,7 +91,7 @@ class _RowGroup:
         self._stream.close()
         if self._rows:
             rows = pa.ipc.open_stream(self._buffer.getvalue()).read_all()
-            # Written piece by piece, each would cost a hundred times what its rows do.
+            # In the pieces they came in, single rows would take many times as long to write.
             writer.write_table(rows.combine_chunks(), row_group_size=self._rows)
 
 

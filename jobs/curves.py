@@ -225,31 +225,33 @@ def _answers(
 
 def _search_table(search: Search, marks: list[_Marks]) -> pa.Table:
     """Rows of all problems, then the rows of all problems together."""
+    single = [_problem_rows(search, mark) for mark in marks]
     values = np.stack([mark.values for mark in marks])
-    answers = np.full(values.shape, "", dtype=object)
-    for number, mark in enumerate(marks):
-        answers[number, -1] = mark.answers
-    empty = np.full(values.shape, np.nan)
-    single = _rows(search, [mark.problem_id for mark in marks], values, empty, empty, answers)
-    mean, low, high = (side[None] for side in clustered_interval(values))
+    mean, low, high = clustered_interval(values)
     low, high = np.clip(low, 0.0, 1.0), np.clip(high, 0.0, 1.0)
-    return pa.concat_tables(
-        [single, _rows(search, [None], mean, low, high, np.full(mean.shape, "", dtype=object))]
-    )
+    together = _rows(search, None, mean, low, high, np.full(mean.shape, "", dtype=object))
+    return pa.concat_tables([*single, together])
+
+
+def _problem_rows(search: Search, mark: _Marks) -> pa.Table:
+    answers = np.full(mark.values.shape, "", dtype=object)
+    answers[-1] = mark.answers
+    empty = np.full(mark.values.shape, np.nan)
+    return _rows(search, mark.problem_id, mark.values, empty, empty, answers)
 
 
 def _rows(
     search: Search,
-    problem_ids: Sequence[str | None],
+    problem_id: str | None,
     values: Floats,
     low: Floats,
     high: Floats,
     answers: np.ndarray[Any, Any],
 ) -> pa.Table:
-    """`ANSWERS` rows of (problems, points, cells) arrays, without the missing points."""
-    problem, point, cell = (index.ravel() for index in np.indices(values.shape))
+    """`ANSWERS` rows of (points, cells) arrays, without the missing points."""
+    point, cell = (index.ravel() for index in np.indices(values.shape))
     columns = {
-        "problem_id": pa.array(problem_ids, pa.string()).take(pa.array(problem)),
+        "problem_id": pa.array([problem_id] * values.size, pa.string()),
         "policy": [search.policy] * values.size,
         "strategy": [search.strategy] * values.size,
         "n": np.array(search.ns)[point],

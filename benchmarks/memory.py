@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +128,8 @@ def grown_tree(strategy: str, n: int, step_tokens: float = STEP_TOKENS) -> tuple
     keep = keep_count(strategy, n, branching)
     config = SearchConfig(strategy, n, branching, keep, Reduction.LAST, 1, LIMITS)
     watched = Watched(SeededPolicy(step_tokens=step_tokens), smallest=n)
-    growth = Growth(Problem("p", "1 + 1 =", "2"), watched, SeededPRM(), config)
+    prm = SeededPRM() if STRATEGIES[strategy].uses_prm else None
+    growth = Growth(Problem("p", "1 + 1 =", "2"), watched, prm, config)
     watched.tree = growth.tree
     subtrees = range(subtree_count(strategy, n, branching))
     asyncio.run(STRATEGIES[strategy].grow(growth, subtrees))
@@ -192,14 +193,12 @@ def driver_run(n: int, problems: int) -> DriverRun:
     """Runs a recipe in this process, which is the driver."""
     from jobs.driver import run_recipe
     from jobs.recipe import parse_recipe
-    from jobs.results import load_record
 
     logging.getLogger("branchwise").setLevel(logging.WARNING)
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         recipe = parse_recipe(_recipe(Path(folder), n, problems))
         outcome, memory = _watching(lambda: run_recipe(recipe, None, Console(quiet=True)))
-        load_record(outcome.folder)
         return DriverRun(
             problems,
             n,
@@ -215,14 +214,13 @@ def _recipe(folder: Path, n: int, problems: int) -> dict[str, Any]:
     (folder / "problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     fake = {"model": "fake", "engine": "fake"}
     steps = {"step_tokens": float(TEXT_BYTES_A_TOKEN * STEP_TOKENS)}
-    limits = {"max_steps": 40, "max_step_tokens": 1024, "max_solution_tokens": 8192}
     return {
         "name": "memory",
         "data": {"source": str(folder / "problems.jsonl")},
         "policies": [{**fake, "name": "fake", "options": steps}],
         "prm": {**fake, "family": "qwen2.5-math-prm"},
         "searches": [{"strategy": "dvts", "n": n, "branching": BRANCHING}],
-        "limits": limits,
+        "limits": asdict(LIMITS),
         "runs_folder": str(folder),
     }
 

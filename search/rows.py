@@ -102,7 +102,8 @@ def _strings(texts: Texts) -> pa.Array:
 def _solution_columns(tree: Tree, order: Sequence[Solution]) -> Columns:
     nodes = [solution.node for solution in order]
     texts = [tree.text(node) for node in nodes]
-    ids = [tree.node_id(node, tree.subtrees[node]) for node in nodes]
+    ids_of_all = tree.node_ids()
+    ids = [ids_of_all[node] for node in nodes]
     return {
         "subtree": [tree.subtrees[node] for node in nodes],
         "solution_id": ids,

@@ -170,23 +170,21 @@ class DriverRun:
     folder_bytes: int
     seconds: float
 
-    def row(self) -> Iterator[str]:
-        yield f"N = {self.n} x {self.problems} problems"
-        sizes = (self.start_bytes, self.peak_bytes, self.peak_private_bytes, self.folder_bytes)
-        yield from (f"{size / MB:,.0f}" for size in sizes)
-        yield f"{self.nodes:,}"
-        yield f"{self.seconds:,.0f}"
+    def line(self) -> str:
+        return (
+            f"N = {self.n} x {self.problems} problems: the driver has {self.start_bytes / MB:,.0f} "
+            f"MB at its start and {self.peak_bytes / MB:,.0f} at most, "
+            f"{self.peak_private_bytes / MB:,.0f} of its own; {self.nodes:,} nodes, "
+            f"{self.folder_bytes / MB:,.0f} MB of tables, {self.seconds:,.0f} s"
+        )
 
 
-def driver_table(n: int, counts: Sequence[int]) -> Table:
-    heads = ("run", "start", "peak", "peak, not shared", "run folder", "nodes", "seconds")
-    table = Table(*heads, title="the driver, MB")
+def driver_runs(n: int, counts: Sequence[int]) -> Iterator[DriverRun]:
+    """A process of its own for each: what one has freed must not help the next."""
     for problems in counts:
-        # A process of its own for each: what one has freed must not help the next.
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(1, mp_context=context) as process:
-            table.add_row(*process.submit(driver_run, n, problems).result().row())
-    return table
+            yield process.submit(driver_run, n, problems).result()
 
 
 def driver_run(n: int, problems: int) -> DriverRun:
@@ -262,7 +260,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console.print(tree_table((16,) if options.toy else (64, 512)))
     if not options.trees:
         n, counts = (16, (2, 10)) if options.toy else (512, (100, 500))
-        console.print(driver_table(n, counts))
+        for run in driver_runs(n, counts):
+            console.print(run.line())
 
 
 if __name__ == "__main__":

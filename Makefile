@@ -28,6 +28,7 @@ bench: $(VENV)/installed-dev $(VENV)/installed-vllm
 	$(BIN)/python -m benchmarks.engines
 	$(BIN)/python -m benchmarks.efficiency
 	$(BIN)/python -m benchmarks.latency
+	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.scaling
 	$(BIN)/python -m benchmarks.prediction
 

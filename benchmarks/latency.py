@@ -203,7 +203,7 @@ async def _lock_step_dvts(unit: WorkUnit, policy: SimulatedPolicy, prm: Simulate
             }
         for subtree, candidates in ((each, task.result()) for each, task in rounds.items()):
             growing[subtree] = max(candidates, key=growth.score)
-            growth.tree.keep(growing[subtree])
+            growth.tree.keep([growing[subtree]])
             if growth.tree.ends_solution(growing[subtree]):
                 growth.tree.close(candidates)
                 del growing[subtree]

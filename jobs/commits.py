@@ -2,8 +2,11 @@
 
 Nodes and unit rows are written as they come. Solutions wait until all units of their problem
 are back and are then graded together. Invariant: the rows of a problem, the numbers of its
-answer classes among them, do not depend on the order in which its units finished.
+answer classes among them, do not depend on the order in which its units finished. Memory holds
+the solutions of problems that are under way, and nothing of any other.
 """
+
+from collections import defaultdict
 
 import pyarrow as pa
 
@@ -17,24 +20,23 @@ from search.schemas import SOLUTIONS
 class Commits:
     """One policy's results on their way into a run folder."""
 
-    def __init__(
-        self, writer: RunWriter, graders: Graders, units_by_problem: dict[str, int]
-    ) -> None:
+    def __init__(self, writer: RunWriter, graders: Graders, units_a_problem: int) -> None:
         self._writer, self._graders = writer, graders
-        self._open = dict(units_by_problem)
-        self._ungraded: dict[str, list[pa.Table]] = {name: [] for name in units_by_problem}
+        self._units_a_problem = units_a_problem
+        self._ungraded: defaultdict[str, list[pa.Table]] = defaultdict(list)
 
     async def take(self, done: UnitTables) -> pa.Table:
         """Writes a unit's rows; returns what was graded: nothing, or a whole problem."""
         problem = done.unit.problem
         self._writer.add("nodes", done.nodes)
         self._writer.add("units", done.units)
-        self._ungraded[problem.problem_id].append(done.solutions)
-        self._open[problem.problem_id] -= 1
-        if self._open[problem.problem_id]:
+        waiting = self._ungraded[problem.problem_id]
+        waiting.append(done.solutions)
+        if len(waiting) < self._units_a_problem:
             return SOLUTIONS.empty_table()
         solutions = pa.concat_tables(self._ungraded.pop(problem.problem_id))
         checked = await graded(solutions, problem, self._graders)
+        self._graders.forget(problem)
         self._writer.add("solutions", checked)
         return checked
 

@@ -5,15 +5,15 @@ Invariant: problems are looked at one at a time, and a point's rows depend on no
 solutions of its search and the run's seed.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from scipy import stats
+from scipy.special import stdtrit
 
 from search.rewards import Reduction, reduce_rewards
 from search.schemas import ANSWERS
@@ -27,10 +27,11 @@ NO_REDUCTION = "none"
 CONFIDENCE = 0.95
 _SEARCH = ("policy", "strategy", "n", "branching", "keep")
 _COLUMNS = (*_SEARCH, "problem_id", "subtree", "solution_id")
-_CONTENT = ("answer", "answer_class", "verdict", "rewards")
+# What is read of `SOLUTIONS`: not the texts, which are most of it.
+SOLUTION_COLUMNS = (*_COLUMNS, "answer", "answer_class", "verdict", "rewards")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class Search:
     """One search as every row names it; `n` is the N that was run."""
 
@@ -85,11 +86,26 @@ def answers_table(
     interval. A problem with fewer groups than a point needs, because units failed, is left out
     of that point; one without any solution is left out everywhere: count them with `units`.
     """
-    rows = _sorted(solutions, problem_ids)
-    searches = groupby(_slices(rows), key=lambda part: part[0])
+    return answers_of_parts([solutions], problem_ids, run_seed)
+
+
+def answers_of_parts(
+    parts: Iterable[pa.Table], problem_ids: Sequence[str] | None, run_seed: int
+) -> pa.Table:
+    """`answers_table` of solutions that come in parts, of which one is in memory at a time.
+
+    A part has at least `SOLUTION_COLUMNS`, and all solutions of a search over a problem stand in
+    one part; raises ValueError if they do not.
+    """
+    found: defaultdict[Search, dict[str, _Marks]] = defaultdict(dict)
+    for part in parts:
+        for search, problem_id, rows in _slices(_sorted(part, problem_ids)):
+            if problem_id in found[search]:
+                raise ValueError(f"the solutions of {problem_id!r} stand in several parts")
+            found[search][problem_id] = _marks(search, problem_id, rows, run_seed)
     tables = [
-        _search_table(search, [_marks(search, p, table, run_seed) for _, p, table in parts])
-        for search, parts in searches
+        _search_table(search, [found[search][name] for name in sorted(found[search])])
+        for search in sorted(found)
     ]
     return pa.concat_tables([ANSWERS.empty_table(), *tables])
 
@@ -108,13 +124,13 @@ def clustered_interval(values: Floats) -> tuple[Floats, Floats, Floats]:
         mean = np.where(known, values, 0.0).sum(axis=0) / count
         squares = np.where(known, (values - mean) ** 2, 0.0).sum(axis=0)
         error = np.sqrt(squares / (count - 1) / count)
-        half = stats.t.ppf(0.5 + CONFIDENCE / 2, count - 1) * error
+        half = stdtrit(count - 1, 0.5 + CONFIDENCE / 2) * error
     return mean, mean - half, mean + half
 
 
 def _sorted(solutions: pa.Table, problem_ids: Sequence[str] | None) -> pa.Table:
     """The needed columns, ordered by search, problem and place in the search."""
-    rows = solutions.select([*_COLUMNS, *_CONTENT])
+    rows = solutions.select(SOLUTION_COLUMNS)
     if problem_ids is not None:
         rows = rows.filter(pc.is_in(rows["problem_id"], pa.array(problem_ids, pa.string())))
     order = pc.sort_indices(rows, [(name, "ascending") for name in _COLUMNS])
@@ -209,31 +225,33 @@ def _answers(
 
 def _search_table(search: Search, marks: list[_Marks]) -> pa.Table:
     """Rows of all problems, then the rows of all problems together."""
+    single = [_problem_rows(search, mark) for mark in marks]
     values = np.stack([mark.values for mark in marks])
-    answers = np.full(values.shape, "", dtype=object)
-    for number, mark in enumerate(marks):
-        answers[number, -1] = mark.answers
-    empty = np.full(values.shape, np.nan)
-    single = _rows(search, [mark.problem_id for mark in marks], values, empty, empty, answers)
-    mean, low, high = (side[None] for side in clustered_interval(values))
+    mean, low, high = clustered_interval(values)
     low, high = np.clip(low, 0.0, 1.0), np.clip(high, 0.0, 1.0)
-    return pa.concat_tables(
-        [single, _rows(search, [None], mean, low, high, np.full(mean.shape, "", dtype=object))]
-    )
+    together = _rows(search, None, mean, low, high, np.full(mean.shape, "", dtype=object))
+    return pa.concat_tables([*single, together])
+
+
+def _problem_rows(search: Search, mark: _Marks) -> pa.Table:
+    answers = np.full(mark.values.shape, "", dtype=object)
+    answers[-1] = mark.answers
+    empty = np.full(mark.values.shape, np.nan)
+    return _rows(search, mark.problem_id, mark.values, empty, empty, answers)
 
 
 def _rows(
     search: Search,
-    problem_ids: Sequence[str | None],
+    problem_id: str | None,
     values: Floats,
     low: Floats,
     high: Floats,
     answers: np.ndarray[Any, Any],
 ) -> pa.Table:
-    """`ANSWERS` rows of (problems, points, cells) arrays, without the missing points."""
-    problem, point, cell = (index.ravel() for index in np.indices(values.shape))
+    """`ANSWERS` rows of (points, cells) arrays, without the missing points."""
+    point, cell = (index.ravel() for index in np.indices(values.shape))
     columns = {
-        "problem_id": pa.array(problem_ids, pa.string()).take(pa.array(problem)),
+        "problem_id": pa.array([problem_id] * values.size, pa.string()),
         "policy": [search.policy] * values.size,
         "strategy": [search.strategy] * values.size,
         "n": np.array(search.ns)[point],

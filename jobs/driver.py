@@ -19,14 +19,14 @@ from cluster.connect import connected
 from cluster.deploy import Deployed, check_capacity, deployed, uses_gpus
 from cluster.fanout import Site, UnitTables, run_units, warm_up
 from jobs.commits import Commits
-from jobs.curves import answers_table
+from jobs.curves import SOLUTION_COLUMNS, answers_of_parts
 from jobs.data import BadProblem, load_problems
 from jobs.fit import check_fit
 from jobs.grading import Graders
 from jobs.models import policy_spec, prm_spec
 from jobs.progress import ProgressDisplay
 from jobs.recipe import recipe_digest
-from jobs.results import RunWriter, load_table, new_record, write_table
+from jobs.results import RunWriter, new_record, table_parts, write_table
 from jobs.settings import Recipe
 from search.partition import WorkUnit, partition
 from search.problem import Problem
@@ -107,10 +107,8 @@ async def _search(
     console: Console,
 ) -> int:
     """One policy's searches over all problems: fan out, grade, commit."""
-    units_by_problem = {
-        p.problem_id: len(list(plan([p], recipe, site.policy_name))) for p in problems
-    }
-    commits = Commits(writer, graders, units_by_problem)
+    units_a_problem = len(list(plan(problems[:1], recipe, site.policy_name)))
+    commits = Commits(writer, graders, units_a_problem)
     slots = asyncio.Semaphore(2 * recipe.work.grading_processes)
 
     async def commit(done: UnitTables) -> None:
@@ -118,7 +116,8 @@ async def _search(
         slots.release()
 
     units = plan(problems, recipe, site.policy_name)
-    with ProgressDisplay(site.policy_name, units_by_problem, console) as progress:
+    display = ProgressDisplay(site.policy_name, len(problems), units_a_problem, console)
+    with display as progress:
         async with asyncio.TaskGroup() as tasks:
             async for done in run_units(units, site, admission(recipe, site.policy_name)):
                 await slots.acquire()
@@ -194,6 +193,6 @@ def _site(recipe: Recipe, spec: ModelSpec, policy: Deployed | None, prm: Deploye
 
 def _write_answers(folder: Path, problems: list[Problem], run_seed: int) -> None:
     """Votes and curves, from the tables alone."""
-    solutions = load_table(folder, "solutions")
+    parts = table_parts(folder, "solutions", SOLUTION_COLUMNS)
     ids = [problem.problem_id for problem in problems]
-    write_table(folder, "answers", answers_table(solutions, ids, run_seed))
+    write_table(folder, "answers", answers_of_parts(parts, ids, run_seed))

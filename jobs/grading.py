@@ -2,8 +2,8 @@
 
 math-verify can spend seconds or stall for good on one hostile answer, so it runs in child
 processes that are killed and replaced. Invariants: each distinct answer of a problem is graded
-once; an answer is `correct` if and only if its class is `REFERENCE_CLASS`; nothing an answer
-contains can stop a run.
+once until the problem is forgotten; an answer is `correct` if and only if its class is
+`REFERENCE_CLASS`; nothing an answer contains can stop a run.
 """
 
 import asyncio
@@ -218,6 +218,10 @@ class Graders:
             for answer in sorted(set(answers) - book.judged.keys(), key=lambda a: (len(a), a)):
                 book.judged[answer] = await self._judge_one(book, problem, answer)
         return [book.judged[answer] for answer in answers]
+
+    def forget(self, problem: Problem) -> None:
+        """Frees what is known of a problem; should it come again, its classes start anew."""
+        self._books.pop(problem.problem_id, None)
 
     def _book(self, problem: Problem) -> _Book:
         book = self._books.setdefault(problem.problem_id, _Book())

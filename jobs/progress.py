@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
@@ -17,15 +18,16 @@ log = logging.getLogger("branchwise")
 
 @dataclass(slots=True)
 class Tally:
-    """Counts over the units that came back."""
+    """Counts over the units that came back. `came_back`: of problems that are under way."""
 
+    units_a_problem: int
     units: int = 0
     failed: int = 0
     solutions: int = 0
     correct: int = 0
     policy_tokens: int = 0
     prm_tokens: int = 0
-    open_units: dict[str, int] = field(default_factory=dict)
+    came_back: Counter[str] = field(default_factory=Counter)
     problems: int = 0
 
     def add(self, units: pa.Table, solutions: pa.Table) -> None:
@@ -37,20 +39,22 @@ class Tally:
         self.correct += pc.sum(pc.equal(solutions["verdict"], "correct")).as_py() or 0
         self.policy_tokens += row["generated_policy_tokens"] or 0
         self.prm_tokens += row["computed_prm_tokens"] or 0
-        self._close(row["problem_id"])
+        self._count(row["problem_id"])
 
-    def _close(self, problem_id: str) -> None:
-        self.open_units[problem_id] -= 1
-        self.problems += self.open_units[problem_id] == 0
+    def _count(self, problem_id: str) -> None:
+        self.came_back[problem_id] += 1
+        if self.came_back[problem_id] == self.units_a_problem:
+            del self.came_back[problem_id]
+            self.problems += 1
 
 
 class ProgressDisplay:
     """Shows one policy's searches: problems, solutions, tokens a second, accuracy, time left."""
 
-    def __init__(self, policy: str, units_by_problem: dict[str, int], console: Console) -> None:
-        self.tally = Tally(open_units=dict(units_by_problem))
+    def __init__(self, policy: str, problems: int, units_a_problem: int, console: Console) -> None:
+        self.tally = Tally(units_a_problem)
         self._policy, self._console = policy, console
-        self._units, self._problems = sum(units_by_problem.values()), len(units_by_problem)
+        self._units, self._problems = problems * units_a_problem, problems
         self._started = self._last_line = time.monotonic()
         self._bar = Progress(
             TextColumn("{task.description}"),

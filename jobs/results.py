@@ -7,7 +7,7 @@ when the run starts and again when it ends, so a folder always says what it belo
 import contextlib
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -33,6 +33,8 @@ RECORDED_LIBRARIES = (
     "math-verify",
 )
 ROWS_A_GROUP = 100_000
+# With long texts, rows are many bytes: what waits in memory must not depend on that.
+BYTES_A_GROUP = 32 << 20
 STREAMED = ("problems", "nodes", "solutions", "units")
 
 
@@ -65,13 +67,44 @@ def new_record(name: str, recipe: dict[str, Any], digest: str) -> RunRecord:
     )
 
 
+class _RowGroup:
+    """Rows that wait to be written together.
+
+    They are copied: a row that came in a work unit's message would hold all of the message.
+    """
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self._buffer = pa.BufferOutputStream()
+        self._stream = pa.ipc.new_stream(self._buffer, schema)
+        self._rows = 0
+
+    def add(self, rows: pa.Table) -> None:
+        self._stream.write_table(rows)
+        self._rows += rows.num_rows
+
+    @property
+    def is_full(self) -> bool:
+        return self._rows >= ROWS_A_GROUP or self._buffer.tell() >= BYTES_A_GROUP
+
+    def write(self, writer: pq.ParquetWriter) -> None:
+        """Ends the group; nothing can be added any more."""
+        self._stream.close()
+        if self._rows:
+            rows = pa.ipc.open_stream(self._buffer.getvalue()).read_all()
+            # In the pieces they came in, single rows would take many times as long to write.
+            writer.write_table(rows.combine_chunks(), row_group_size=self._rows)
+
+
 class RunWriter:
-    """Writes tables as rows come in; memory holds at most one row group a table."""
+    """Writes tables as rows come in; memory holds at most one row group a table.
+
+    Rows that are added together stand in one row group.
+    """
 
     def __init__(self, runs_folder: Path, record: RunRecord) -> None:
         self.folder = runs_folder / record.run_id
         self._record = record
-        self._waiting: dict[str, list[pa.Table]] = {name: [] for name in STREAMED}
+        self._waiting = {name: _RowGroup(TABLES[name]) for name in STREAMED}
         self._writers: dict[str, pq.ParquetWriter] = {}
 
     def __enter__(self) -> Self:
@@ -86,9 +119,8 @@ class RunWriter:
     def add(self, name: str, rows: pa.Table) -> None:
         """Appends rows to a table; raises StorageError if they do not have its schema."""
         _check_columns(name, rows)
-        waiting = self._waiting[name]
-        waiting.append(rows)
-        if sum(table.num_rows for table in waiting) >= ROWS_A_GROUP:
+        self._waiting[name].add(rows)
+        if self._waiting[name].is_full:
             with _writing(self.folder):
                 self._flush(name)
 
@@ -112,9 +144,8 @@ class RunWriter:
             self._write_record(self._record, finished_at=finished)
 
     def _flush(self, name: str) -> None:
-        if self._waiting[name]:
-            self._writers[name].write_table(pa.concat_tables(self._waiting[name]))
-            self._waiting[name] = []
+        group, self._waiting[name] = self._waiting[name], _RowGroup(TABLES[name])
+        group.write(self._writers[name])
 
     def _write_record(self, record: RunRecord, **changes: str) -> None:
         text = json.dumps(asdict(record) | changes, indent=2, sort_keys=True)
@@ -178,19 +209,39 @@ def load_record(folder: Path) -> dict[str, Any]:
 def load_table(folder: Path, name: str) -> pa.Table:
     """One table of a run, checked against its schema and version."""
     path = folder / f"{name}.parquet"
-    try:
+    with _reading(path):
         table = pq.read_table(path)
+    _check_schema(path, name, table.schema)
+    return table
+
+
+def table_parts(folder: Path, name: str, columns: Sequence[str]) -> Iterator[pa.Table]:
+    """Some columns of a table, a row group at a time, for tables that memory may not hold."""
+    path = folder / f"{name}.parquet"
+    with _reading(path), pq.ParquetFile(path) as file:
+        _check_schema(path, name, file.schema_arrow)
+        for group in range(file.num_row_groups):
+            yield file.read_row_group(group, list(columns))
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Names the border that a failed read crossed."""
+    try:
+        yield
     except FileNotFoundError:
         raise StorageError(f"cannot read {path}: it is not there") from None
     except (OSError, pa.ArrowException) as error:
         raise StorageError(f"cannot read {path}: {_one_line(error)}") from error
-    if not table.schema.equals(TABLES[name]):
+
+
+def _check_schema(path: Path, name: str, schema: pa.Schema) -> None:
+    if not schema.equals(TABLES[name]):
         raise StorageError(f"{path} does not have the columns of schema {SCHEMA_VERSION}")
-    version = (table.schema.metadata or {}).get(VERSION_KEY, b"none").decode()
+    version = (schema.metadata or {}).get(VERSION_KEY, b"none").decode()
     if version != SCHEMA_VERSION:
         message = f"{path} has schema version {version}"
         raise StorageError(f"{message}: this Branchwise reads version {SCHEMA_VERSION}")
-    return table
 
 
 def library_versions() -> dict[str, str]:

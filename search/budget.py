@@ -75,4 +75,4 @@ def _tokens(expansion: Expansion) -> int:
 def discarded_tokens(tree: Tree) -> int:
     """Policy tokens on no path that counts as a solution (unfinished candidates count)."""
     used = {node for solution in tree.solutions for node in tree.path(solution.node)}
-    return sum(count_ids(ids) for node, ids in enumerate(tree.token_ids) if node not in used)
+    return sum(tree.step_tokens(node) for node in range(len(tree)) if node not in used)

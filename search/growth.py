@@ -84,7 +84,7 @@ class Growth:
         written = [each for each in completions if each.text.strip()]
         if self.prm is None or not written:
             return Draft(expansion, (None,) * len(completions))
-        scores = await self.prm.score([self._prm_path(parent, each) for each in written])
+        scores = await self.prm.score(self._prm_paths(parent, written))
         self._check_scores(scores, len(written))
         given = iter(scores)
         return Draft(
@@ -142,11 +142,17 @@ class Growth:
             return StopReason.MAX_STEPS
         return completion.stop_reason
 
-    def _prm_path(self, parent: int, completion: Completion) -> PRMPath:
+    def _prm_paths(self, parent: int, completions: list[Completion]) -> list[PRMPath]:
         delimiter, tree = self.config.sampling.delimiter, self.tree
-        texts = [*(tree.texts[step] for step in tree.path(parent)), completion.text]
-        steps = (text.removesuffix(delimiter) for text in texts)
-        return PRMPath(self.problem.text, tuple(steps), completion.text.endswith(delimiter))
+        before = [tree.texts[step].removesuffix(delimiter) for step in tree.path(parent)]
+        return [
+            PRMPath(
+                self.problem.text,
+                (*before, each.text.removesuffix(delimiter)),
+                each.text.endswith(delimiter),
+            )
+            for each in completions
+        ]
 
     def _check_scores(self, scores: list[Score], expected: int) -> None:
         if len(scores) != expected:

@@ -1,8 +1,13 @@
-"""A grown tree as Arrow tables, in an order that depends on nothing but the tree itself."""
+"""A grown tree as Arrow tables, in an order that depends on nothing but the tree itself.
 
-import math
-from typing import Any
+Tables are made column by column, as the tree is kept: a row of Python objects for each node
+would cost more than growing it.
+"""
 
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
 import pyarrow as pa
 
 from search.answers import boxed_answer
@@ -11,14 +16,16 @@ from search.growth import Growth
 from search.partition import WorkUnit
 from search.protocols import StopReason
 from search.schemas import NODES, SOLUTIONS
-from search.token_ids import count_ids
-from search.tree import Solution, Tree
+from search.texts import Texts
+from search.tree import ROOT, STOP_REASONS, Solution, Tree
 
 NO_CLASS = -1
 _NO_ANSWER = (StopReason.UNFINISHED,)
 
+Columns: TypeAlias = dict[str, Any]
 
-def search_columns(unit: WorkUnit, policy: str) -> dict[str, Any]:
+
+def search_columns(unit: WorkUnit, policy: str) -> Columns:
     """The columns that name a search, the same in every table."""
     config = unit.config
     return {
@@ -34,57 +41,88 @@ def search_columns(unit: WorkUnit, policy: str) -> dict[str, Any]:
 
 def node_table(unit: WorkUnit, policy: str, tree: Tree) -> pa.Table:
     """All nodes of the unit, ordered by subtree and path."""
-    shared = search_columns(unit, policy)
-    order = sorted(range(len(tree)), key=lambda node: _place(tree, node))
-    return pa.Table.from_pylist([shared | _node_row(tree, node) for node in order], NODES)
+    places = _places(tree)
+    order = pa.array(sorted(range(len(tree)), key=places.__getitem__), pa.int32())
+    columns = {name: column.take(order) for name, column in _node_columns(tree).items()}
+    return _table(NODES, search_columns(unit, policy), columns, len(tree))
 
 
 def solution_table(unit: WorkUnit, policy: str, growth: Growth) -> pa.Table:
     """The unit's solutions, not yet graded, ordered by subtree and path."""
-    shared, tree = search_columns(unit, policy), growth.tree
-    order = sorted(tree.solutions, key=lambda solution: _place(tree, solution.node))
-    rows = [shared | _solution_row(tree, solution) for solution in order]
-    return pa.Table.from_pylist(rows, SOLUTIONS)
+    places = _places(growth.tree)
+    order = sorted(growth.tree.solutions, key=lambda solution: places[solution.node])
+    columns = _solution_columns(growth.tree, order)
+    return _table(SOLUTIONS, search_columns(unit, policy), columns, len(order))
 
 
-def _place(tree: Tree, node: int) -> tuple[int, ...]:
-    return (tree.subtrees[node], *map(int, tree.places[node].partition(":")[2].split(".")))
+def _table(schema: pa.Schema, shared: Columns, columns: Columns, rows: int) -> pa.Table:
+    """The columns in the order and the types of a schema; a missing one is null."""
+    repeated = ((name, shared.get(name)) for name in schema.names if name not in columns)
+    arrays = columns | {
+        name: pa.repeat(pa.scalar(value, schema.field(name).type), rows) for name, value in repeated
+    }
+    return pa.table([pa.array(arrays[field.name], field.type) for field in schema], schema=schema)
 
 
-def _node_row(tree: Tree, node: int) -> dict[str, Any]:
-    subtree, reward = tree.subtrees[node], tree.rewards[node]
+def _places(tree: Tree) -> list[tuple[int, ...]]:
+    """Of each node: its subtree, and the numbers of the children that lead to it."""
+    places: list[tuple[int, ...]] = []
+    for parent, subtree, number in zip(tree.parents, tree.subtrees, tree.numbers, strict=True):
+        above = (subtree,) if parent == ROOT else places[parent]
+        places.append((*above, number))
+    return places
+
+
+def _node_columns(tree: Tree) -> dict[str, pa.Array]:
+    ids, above = tree.node_ids(), zip(tree.parents, tree.subtrees, strict=True)
+    tokens, parents = np.asarray(tree.path_tokens), np.asarray(tree.parents)
+    # A first step's parent is -1, which takes the 0 at the end.
+    tokens_before = np.append(tokens, np.int32(0))[parents]
+    reasons = pa.array([str(reason) for reason in STOP_REASONS])
     return {
-        "subtree": subtree,
-        "node_id": tree.places[node],
-        "parent_id": tree.node_id(tree.parents[node], subtree),
-        "depth": tree.depths[node],
-        "text": tree.texts[node],
-        "policy_tokens": count_ids(tree.token_ids[node]),
-        "logprob": tree.logprobs[node],
-        "reward": None if math.isnan(reward) else reward,
-        "kept": bool(tree.kept[node]),
-        "stop_reason": str(tree.stop_reasons[node]),
+        "subtree": pa.array(np.asarray(tree.subtrees)),
+        "node_id": pa.array(ids, pa.string()),
+        "parent_id": pa.array([f"{s}:" if p == ROOT else ids[p] for p, s in above], pa.string()),
+        "depth": pa.array(np.asarray(tree.depths)),
+        "text": _strings(tree.texts),
+        "policy_tokens": pa.array(tokens - tokens_before),
+        "logprob": pa.array(np.asarray(tree.logprobs)),
+        "reward": pa.array(np.asarray(tree.rewards), from_pandas=True),
+        "kept": pa.array(np.frombuffer(tree.kept, np.bool_)),
+        "stop_reason": reasons.take(pa.array(np.frombuffer(tree.stops, np.uint8))),
     }
 
 
-def _solution_row(tree: Tree, solution: Solution) -> dict[str, Any]:
-    text, place = tree.text(solution.node), tree.places[solution.node]
-    answer = "" if solution.stop_reason in _NO_ANSWER else boxed_answer(text)
+def _strings(texts: Texts) -> pa.Array:
+    """The texts as they lie; while the array lives, none can be added."""
+    buffers = (pa.py_buffer(texts.offsets), pa.py_buffer(texts.utf8))
+    return pa.StringArray.from_buffers(len(texts), *buffers)
+
+
+def _solution_columns(tree: Tree, order: Sequence[Solution]) -> Columns:
+    nodes = [solution.node for solution in order]
+    texts = [tree.text(node) for node in nodes]
+    ids_of_all = tree.node_ids()
+    ids = [ids_of_all[node] for node in nodes]
     return {
-        "subtree": tree.subtrees[solution.node],
-        "solution_id": place,
-        "node_id": place,
-        "text": text,
-        "answer": answer,
-        "answer_class": NO_CLASS,
-        "rewards": tree.scored_steps(solution.node),
-        "policy_tokens": tree.path_tokens[solution.node],
-        "prm_tokens": sum(tree.prm_tokens[step] for step in tree.path(solution.node)),
-        "stop_reason": str(solution.stop_reason),
+        "subtree": [tree.subtrees[node] for node in nodes],
+        "solution_id": ids,
+        "node_id": ids,
+        "text": texts,
+        "answer": [_answer(solution, text) for solution, text in zip(order, texts, strict=True)],
+        "answer_class": [NO_CLASS] * len(order),
+        "rewards": [tree.scored_steps(node) for node in nodes],
+        "policy_tokens": [tree.path_tokens[node] for node in nodes],
+        "prm_tokens": [sum(tree.prm_tokens[step] for step in tree.path(node)) for node in nodes],
+        "stop_reason": [str(solution.stop_reason) for solution in order],
     }
 
 
-def unit_costs(growth: Growth, policy_parameters: int, prm_parameters: int) -> dict[str, Any]:
+def _answer(solution: Solution, text: str) -> str:
+    return "" if solution.stop_reason in _NO_ANSWER else boxed_answer(text)
+
+
+def unit_costs(growth: Growth, policy_parameters: int, prm_parameters: int) -> Columns:
     """The cost columns of the `units` table."""
     budget = growth.budget
     return {

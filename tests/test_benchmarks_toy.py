@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks import efficiency
+from benchmarks import efficiency, memory
 
 # Importing Ray Serve warns.
 pytestmark = [
@@ -15,3 +15,10 @@ pytestmark = [
 def test_efficiency_compares_raw_and_search(capsys: pytest.CaptureFixture[str]) -> None:
     efficiency.main(["--toy", "--engine", "transformers", "--repetitions", "1"])
     assert "dvts, N = 8, 2 problems" in capsys.readouterr().out
+
+
+def test_memory_measures_trees_and_the_driver(capsys: pytest.CaptureFixture[str]) -> None:
+    memory.main(["--toy"])
+    out = capsys.readouterr().out
+    assert "beam, N = 16" in out
+    assert "N = 16 x 10 problems" in out

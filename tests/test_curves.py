@@ -10,6 +10,8 @@ from scipy import stats
 
 from jobs.curves import (
     PASS,
+    SOLUTION_COLUMNS,
+    answers_of_parts,
     answers_table,
     best_votes,
     clustered_interval,
@@ -139,6 +141,20 @@ def test_the_order_of_rows_changes_nothing() -> None:
     rows = four_samples() + four_samples(problem_id="q") + four_samples(strategy="majority")
     one = answers_table(table(rows), None, run_seed=1)
     assert answers_table(table(rows[::-1]), None, run_seed=1).equals(one)
+
+
+def test_solutions_may_come_in_parts() -> None:
+    first = four_samples() + four_samples(strategy="majority")
+    second = four_samples(problem_id="a") + four_samples(problem_id="é")
+    parts = [table(second).select(SOLUTION_COLUMNS), table(first)]
+    whole = answers_table(table(first + second), None, run_seed=1)
+    assert answers_of_parts(iter(parts), None, run_seed=1).equals(whole)
+
+
+def test_a_problem_in_two_parts_is_refused() -> None:
+    first, second = four_samples()[:2], four_samples()[2:]
+    with pytest.raises(ValueError, match="'p' stand in several parts"):
+        answers_of_parts([table(first), table(second)], None, run_seed=1)
 
 
 def test_only_the_named_problems_are_looked_at() -> None:

@@ -235,6 +235,19 @@ def test_forgotten_problems_are_graded_anew() -> None:
     asyncio.run(run())
 
 
+def test_classes_start_anew_once_a_problem_is_forgotten() -> None:
+    async def run() -> tuple[int, ...]:
+        async with Graders(1, PATIENT_S) as graders:
+            first = await graders.judge(problem("7"), ["8"])
+            second = await graders.judge(problem("7"), ["9"])
+            graders.forget(problem("7"))
+            graders.forget(problem("7"))
+            third = await graders.judge(problem("7"), ["10"])
+        return tuple(judgements[0].answer_class for judgements in (first, second, third))
+
+    assert asyncio.run(run()) == (1, 2, 1)
+
+
 def test_plain_numbers_are_exact() -> None:
     number = plain_number(normalised(r"-\frac{3}{4}"))
     assert number == plain_number("-0.75") == plain_number("-3/4")

@@ -94,7 +94,7 @@ def test_dvts_equals_its_subtrees_run_one_by_one() -> None:
 
     def seen(growth: Growth) -> set[tuple[object, ...]]:
         tree = growth.tree
-        return set(zip(tree.places, tree.texts, tree.rewards, tree.kept, strict=True))
+        return set(zip(tree.node_ids(), tree.texts, tree.rewards, tree.kept, strict=True))
 
     assert seen(whole) == set().union(*map(seen, parts))
     assert whole.budget.policy_tokens == sum(part.budget.policy_tokens for part in parts)

@@ -28,6 +28,7 @@ from jobs.results import (
     load_run,
     load_table,
     new_record,
+    table_parts,
     write_table,
 )
 from search.errors import StorageError
@@ -193,6 +194,50 @@ def test_full_row_groups_are_written_at_once(
     assert file.read()["problem_id"].to_pylist() == list("0123456")
 
 
+def test_a_row_group_ends_with_its_bytes_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.results.BYTES_A_GROUP", 100_000)
+    with RunWriter(tmp_path, synthetic_record()) as writer:
+        for place in range(5):
+            writer.add("problems", one_problem("x" * 60_000 + str(place)))
+    file = pq.ParquetFile(writer.folder / "problems.parquet")
+    groups = [file.metadata.row_group(place).num_rows for place in range(file.num_row_groups)]
+    assert groups == [2, 2, 1]
+
+
+def test_rows_that_wait_hold_nothing_they_came_in(tmp_path: Path) -> None:
+    """A work unit's message holds its nodes too: rows from it must not keep it."""
+    with RunWriter(tmp_path, synthetic_record()) as writer:
+        before = pa.total_allocated_bytes()
+        message = pa.concat_tables([one_problem("x" * 1_000_000), one_problem("y")])
+        writer.add("problems", message.combine_chunks().slice(1))
+        del message
+        assert pa.total_allocated_bytes() - before < 100_000
+    assert load_table(writer.folder, "problems")["problem_id"].to_pylist() == ["y"]
+
+
+def test_a_table_can_be_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobs.results.ROWS_A_GROUP", 2)
+    with RunWriter(tmp_path, synthetic_record()) as writer:
+        for names in ("a", "bcd", "e"):
+            writer.add("problems", pa.concat_tables([one_problem(name) for name in names]))
+    parts = list(table_parts(writer.folder, "problems", ["problem_id", "error"]))
+    assert [part["problem_id"].to_pylist() for part in parts] == [list("abcd"), ["e"]]
+    assert parts[0].column_names == ["problem_id", "error"]
+
+
+def test_what_is_no_table_has_no_parts(tmp_path: Path) -> None:
+    for write in (lambda path: None, lambda path: path.write_text("PAR1"), other_columns):
+        write(tmp_path / "units.parquet")
+        with pytest.raises(StorageError, match=re.escape(str(tmp_path / "units.parquet"))):
+            list(table_parts(tmp_path, "units", ["unit_id"]))
+
+
+def other_columns(path: Path) -> None:
+    pq.write_table(pa.table({"a": [1]}), path)
+
+
 def keys(table: pa.Table, *names: str) -> list[tuple[Any, ...]]:
     return list(zip(*(table[name].to_pylist() for name in names), strict=True))
 
@@ -304,7 +349,7 @@ def test_a_run_is_never_written_over(tmp_path: Path) -> None:
     assert load_table(writer.folder, "problems").num_rows == 1
 
 
-def no_space(*_: Any) -> None:
+def no_space(*_: Any, **__: Any) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 

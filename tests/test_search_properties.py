@@ -86,7 +86,7 @@ def test_no_budget_is_ever_exceeded(
     tree, limits = growth.tree, config.limits
     assert growth.budget.generations == len(tree) <= most_generations(config)
     assert fewest_solutions(config) <= len(tree.solutions) <= config.n
-    assert all(count_ids(ids) <= limits.max_step_tokens for ids in tree.token_ids)
+    assert all(tree.step_tokens(node) <= limits.max_step_tokens for node in range(len(tree)))
     assert all(tokens <= limits.max_solution_tokens for tokens in tree.path_tokens)
     assert all(depth <= limits.max_steps for depth in tree.depths)
     assert all(len(round_of(tree, d)) <= config.n for d in range(1, limits.max_steps + 1))
@@ -107,7 +107,7 @@ def test_every_solution_is_a_path_from_the_root(
         assert len({tree.subtrees[node] for node in path}) == 1
         assert not any(tree.ends_solution(node) for node in path[:-1])
         assert all(tree.kept[node] for node in path[:-1])
-        assert tree.path_tokens[solution.node] == sum(count_ids(tree.token_ids[n]) for n in path)
+        assert tree.path_tokens[solution.node] == sum(map(tree.step_tokens, path))
 
 
 @pytest.mark.unit
@@ -120,7 +120,7 @@ def test_a_parent_is_kept_and_stands_before_its_children(
     parents = [parent for parent in tree.parents if parent != ROOT]
     assert all(parent < node for node, parent in enumerate(tree.parents))
     assert all(tree.kept[parent] and not tree.ends_solution(parent) for parent in parents)
-    assert len(set(tree.places)) == len(tree)
+    assert len(set(tree.node_ids())) == len(tree)
 
 
 # ---- kept steps

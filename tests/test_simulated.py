@@ -117,7 +117,7 @@ def test_a_search_takes_the_time_of_its_longest_paths() -> None:
     growth, seconds = run_virtually(run_unit(unit, simulated, scored))
     plain = asyncio.run(run_unit(unit, policy, SeededPRM()))
     assert growth.tree == plain.tree
-    lengths = [count_ids(ids) for ids in growth.tree.token_ids]
+    lengths = [growth.tree.step_tokens(node) for node in range(len(growth.tree))]
     steps = [max(lengths[place : place + 4]) for place in range(0, len(lengths), 4)]
     assert seconds == pytest.approx(sum(steps) * 0.5 + len(steps) * 0.5)
 

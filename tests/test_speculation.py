@@ -182,7 +182,7 @@ def test_an_error_counts_only_if_its_step_is_needed(seed: int) -> None:
     watched = Watched(policy, prm, random.Random(seed), FailsBesides())
     assert columns(search(config, watched, watched, 24)) == columns(plain)
     assert watched.failed
-    last = frozenset([plain.tree.texts[-1]])
+    last = frozenset([plain.tree.texts[len(plain.tree) - 1]])
     failing = Watched(policy, prm, random.Random(seed), last)
     with pytest.raises((PolicyError, ExceptionGroup)) as caught:
         search(config, failing, failing, 24)

@@ -50,17 +50,18 @@ def search_script(
 
 def solutions(growth: Growth) -> dict[str, StopReason]:
     tree = growth.tree
-    ended = {tree.places[solution.node]: solution.stop_reason for solution in tree.solutions}
+    ids = tree.node_ids()
+    ended = {ids[solution.node]: solution.stop_reason for solution in tree.solutions}
     assert len(ended) == len(tree.solutions)
     return ended
 
 
 def kept(growth: Growth) -> set[str]:
-    return {place for node, place in enumerate(growth.tree.places) if growth.tree.kept[node]}
+    return {place for node, place in enumerate(growth.tree.node_ids()) if growth.tree.kept[node]}
 
 
 def rewards_by_id(growth: Growth) -> dict[str, float]:
-    return dict(zip(growth.tree.places, growth.tree.rewards, strict=True))
+    return dict(zip(growth.tree.node_ids(), growth.tree.rewards, strict=True))
 
 
 # ---- independent samples
@@ -88,7 +89,7 @@ def test_best_of_n_writes_n_solutions_and_scores_every_step() -> None:
         "2:0.0": 0.6,
         "2:0.0.0": 0.7,
     }
-    assert kept(growth) == set(growth.tree.places)
+    assert kept(growth) == set(growth.tree.node_ids())
 
 
 @pytest.mark.unit

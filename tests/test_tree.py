@@ -27,7 +27,7 @@ from search.protocols import (
 )
 from search.rewards import Reduction, reduce_rewards
 from search.rows import node_table, unit_costs
-from search.scripted import Script, ScriptedPolicy, ScriptedPRM, SeededPolicy
+from search.scripted import Script, ScriptedPolicy, ScriptedPRM, SeededPolicy, encode_text
 from search.strategies import STRATEGIES, keep_count
 from search.token_ids import pack_ids
 from search.tree import ROOT, Tree
@@ -57,6 +57,10 @@ def grow_chain(script: Script, limits: Limits, steps: int) -> Growth:
     return growth
 
 
+def stop_reasons(tree: Tree) -> list[StopReason]:
+    return [tree.stop_reason(node) for node in range(len(tree))]
+
+
 def search(config: SearchConfig, policy: Policy, prm: PRM) -> Growth:
     [unit] = partition(PROBLEM, config, config.n)
     return asyncio.run(run_unit(unit, policy, prm))
@@ -82,7 +86,7 @@ def search(config: SearchConfig, policy: Policy, prm: PRM) -> Growth:
 )
 def test_limits_are_checked_in_their_order(step: str, limits: Limits, expected: StopReason) -> None:
     growth = grow_chain({(): [step]}, limits, 1)
-    assert growth.tree.stop_reasons == [expected]
+    assert stop_reasons(growth.tree) == [expected]
     goes_on = expected in (StopReason.DELIMITER, StopReason.LENGTH)
     assert growth.tree.ends_solution(0) is not goes_on
     assert unfinished(growth.tree, [0]) == ([0] if goes_on else [])
@@ -92,8 +96,8 @@ def test_limits_are_checked_in_their_order(step: str, limits: Limits, expected: 
 def test_a_step_without_delimiter_is_a_step_and_is_marked() -> None:
     script = {(): ["abcdef"], ("abcd<cut>",): ["efg<eos>"]}
     growth = grow_chain(script, Limits(max_step_tokens=4), 2)
-    assert growth.tree.texts == ["abcd", "efg"]
-    assert growth.tree.stop_reasons == [StopReason.LENGTH, StopReason.EOS]
+    assert list(growth.tree.texts) == ["abcd", "efg"]
+    assert stop_reasons(growth.tree) == [StopReason.LENGTH, StopReason.EOS]
     assert growth.tree.text(1) == "abcdefg"
     assert list(growth.tree.path_tokens) == [4, 8]  # the end of text is a token
 
@@ -105,7 +109,7 @@ def test_the_last_step_gets_the_tokens_that_are_left() -> None:
     growth = grow_chain(script, limits, 2)
     assert isinstance(growth.policy, ScriptedPolicy)
     assert [max_tokens for _, _, max_tokens, _ in growth.policy.calls] == [7, 4]
-    assert growth.tree.stop_reasons == [StopReason.DELIMITER, StopReason.MAX_TOKENS]
+    assert stop_reasons(growth.tree) == [StopReason.DELIMITER, StopReason.MAX_TOKENS]
     assert list(growth.tree.path_tokens) == [6, 10]
 
 
@@ -113,7 +117,7 @@ def test_the_last_step_gets_the_tokens_that_are_left() -> None:
 def test_a_boxed_answer_of_an_earlier_step_ends_nothing_later() -> None:
     limits = Limits(stop_at_boxed=False, max_steps=3)
     growth = grow_chain({(): ["\\boxed{1}"], ("\\boxed{1}",): ["so"]}, limits, 2)
-    assert growth.tree.stop_reasons == [StopReason.DELIMITER, StopReason.DELIMITER]
+    assert stop_reasons(growth.tree) == [StopReason.DELIMITER, StopReason.DELIMITER]
 
 
 # ---- what is scored
@@ -127,7 +131,7 @@ def test_an_empty_last_step_is_not_scored() -> None:
         config_of("best_of_n", 1, 1), ScriptedPolicy({(): ["a"], ("a",): ["<eos>"]}), prm
     )
     tree = growth.tree
-    assert tree.texts == ["a\n\n", ""]
+    assert list(tree.texts) == ["a\n\n", ""]
     assert math.isnan(tree.rewards[1])
     assert len(prm.calls) == 1
     assert tree.scored_steps(1) == [0.6]
@@ -303,14 +307,32 @@ def test_the_tree_names_its_nodes_by_their_place() -> None:
     tree = search(
         config_of("dvts", 2, 2), ScriptedPolicy(COUNTED), ScriptedPRM(COUNTED_REWARDS)
     ).tree
-    assert tree.places == ["0:0", "0:1", "0:1.0", "0:1.1"]
+    assert tree.node_ids() == ["0:0", "0:1", "0:1.0", "0:1.1"]
     assert list(tree.parents) == [ROOT, ROOT, 1, 1]
     assert list(tree.depths) == [1, 1, 2, 2]
     assert list(tree.path_tokens) == [3, 3, 5, 6]
     assert tree.path(3) == [1, 3]
     assert tree.path(ROOT) == []
     assert tree.node_id(ROOT, 7) == "7:"
-    assert tree.packed_ids(2) == tree.token_ids[1] + tree.token_ids[2]
+    assert [tree.node_id(node, 0) for node in range(4)] == tree.node_ids()
+    assert [tree.step_tokens(node) for node in range(4)] == [3, 3, 2, 3]
+
+
+@pytest.mark.unit
+def test_ids_are_kept_for_as_long_as_steps_may_follow() -> None:
+    policy = ScriptedPolicy({(): ["a", "b", "c<eos>"], ("b",): ["d"]})
+    growth = growth_of(policy, None)
+    tree = growth.tree
+    asyncio.run(growth.expand(ROOT, 0, 3))
+    assert [node in tree.token_ids for node in range(3)] == [True, True, False]
+    tree.keep([1], [0, 1, 2])
+    assert list(tree.token_ids) == [1]
+    asyncio.run(growth.expand(1, 0, 1))
+    assert tree.packed_ids(3) == encode_text("b\n\nd\n\n")
+    tree.forget_ids(tree.path(3))
+    assert not tree.token_ids
+    with pytest.raises(KeyError):
+        tree.packed_ids(3)
 
 
 @pytest.mark.unit

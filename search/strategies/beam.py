@@ -42,8 +42,7 @@ def _keep_best(growth: Growth, candidates: list[int]) -> list[int]:
     """The N/M best by score; at equal scores finished ones first, then by parent and place."""
     ranked = sorted(candidates, key=growth.score, reverse=True)
     kept = ranked[: growth.config.keep]
-    for node in kept:
-        growth.tree.keep(node)
+    growth.tree.keep(kept, candidates)
     return kept
 
 

@@ -17,5 +17,6 @@ async def _write_solution(growth: Growth, sample: int) -> None:
     node = ROOT
     while node == ROOT or not growth.tree.ends_solution(node):
         [node] = await growth.expand(node, sample, 1)
-        growth.tree.keep(node)
+        growth.tree.keep([node])
     growth.tree.close([node])
+    growth.tree.forget_ids(growth.tree.path(node))

@@ -22,5 +22,6 @@ async def _grow_subtree(growth: Growth, subtree: int) -> None:
     while node == ROOT or not growth.tree.ends_solution(node):
         candidates = await growth.expand(node, subtree, growth.config.branching)
         node = max(candidates, key=growth.score)
-        growth.tree.keep(node)
+        growth.tree.keep([node], candidates)
     growth.tree.close(candidates)
+    growth.tree.forget_ids(growth.tree.path(node))

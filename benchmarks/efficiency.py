@@ -27,7 +27,7 @@ from actors.prompts import PROBLEM, PromptStyle
 from actors.spec import ModelSpec
 from actors.wire import ExpandItem
 from benchmarks.engines import random_checkpoints
-from cluster.admission import Admission
+from cluster.admission import Admission, task_size
 from cluster.connect import connected
 from cluster.deploy import deployed
 from cluster.fanout import Site, run_units
@@ -202,7 +202,9 @@ def _tokens(expansion: Expansion) -> int:
 
 
 async def _through_serve(work: Work, site: Site) -> float:
-    admission = Admission(BATCH * len(site.policy_keys), SOLUTIONS_PER_UNIT, speculation=False)
+    replicas, solutions = len(site.policy_keys), work.n * work.problems
+    per_task = task_size(solutions, replicas, BATCH, SOLUTIONS_PER_UNIT)
+    admission = Admission(BATCH * replicas, per_task, speculation=False)
     started, tokens = time.perf_counter(), 0
     async for done in run_units(work.units(), site, admission):
         if done.failed:

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from actors.client import RemotePolicy
 from actors.spec import ModelSpec
-from cluster.admission import Admission
+from cluster.admission import Admission, task_size
 from cluster.connect import connected
 from cluster.deploy import deployed
 from cluster.fanout import Site, replica_method, run_units
@@ -32,13 +32,15 @@ from search.scripted import SeededPolicy, SeededPRM
 from search.strategies import keep_count
 
 REPETITIONS = 5
-PROBLEMS = 16
+PROBLEMS = 32
 SOLUTIONS_PER_UNIT = 64
-ADMISSION = Admission(2 * SOLUTIONS_PER_UNIT, SOLUTIONS_PER_UNIT, speculation=False)
+BATCH = 128
 SEARCHES = (("best_of_n", 64, 1), ("beam", 64, 4), ("dvts", 64, 4))
 BATCHES = (1, 16, 256)
 LIMITS = Limits(max_steps=12, max_step_tokens=64, max_solution_tokens=600)
-FAKE = ModelSpec("fake", "fake", "fake", "float64")
+FAKE = ModelSpec("fake", "fake", "fake", "float64", max_batch=BATCH)
+PER_TASK = task_size(PROBLEMS * SOLUTIONS_PER_UNIT, 1, BATCH, SOLUTIONS_PER_UNIT)
+ADMISSION = Admission(BATCH, PER_TASK, speculation=False)
 
 
 @dataclass(frozen=True, slots=True)

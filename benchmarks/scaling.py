@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from actors.spec import ModelSpec
-from cluster.admission import Admission
+from cluster.admission import Admission, task_size
 from cluster.connect import connected
 from cluster.deploy import deployed
 from cluster.fanout import Site, run_units
@@ -125,8 +125,10 @@ def _simulated(size: Size, kind: str, count: int, seed: int) -> float:
 
 def _admission(size: Size, kind: str, count: int) -> Admission:
     """One problem alone may write ahead."""
-    batch = count * POLICY.max_batch
-    return Admission(batch, size.solutions_per_unit, speculation=kind != "weak")
+    weak, most = kind == "weak", POLICY.max_batch
+    solutions = size.n * count * size.problems_a_replica if weak else size.strong_n
+    per_task = task_size(solutions, count, most, size.solutions_per_unit)
+    return Admission(count * most, per_task, speculation=not weak)
 
 
 def _units(size: Size, kind: str, count: int, seed: int) -> Iterator[WorkUnit]:

@@ -11,6 +11,8 @@ from search.partition import WorkUnit
 
 # Sequences wait for scores and for their siblings: twice the batch keeps it full.
 ROOM = 2
+# Enough that the last ones to end leave the replicas idle for a small part of the run only.
+TASKS_A_REPLICA = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,15 @@ def bundles(units: Iterable[WorkUnit], solutions: int) -> Iterator[Bundle]:
         waiting.append(unit)
     if waiting:
         yield Bundle(tuple(waiting))
+
+
+def task_size(solutions: int, replicas: int, max_batch: int, solutions_per_unit: int) -> int:
+    """Solutions that one task carries: as many as a replica computes together.
+
+    Fewer and larger tasks cost less, but never so few that a replica has none; a unit at least.
+    """
+    fair = solutions // (TASKS_A_REPLICA * replicas)
+    return max(solutions_per_unit, min(max_batch, fair))
 
 
 @dataclass(frozen=True, slots=True)

@@ -164,7 +164,9 @@ def work_units_task(bundle: Bundle, site: Site, route: Route) -> list[UnitTables
 @lru_cache(maxsize=1)
 def _runner() -> asyncio.Runner:
     """One event loop for the life of a worker: Serve's handles belong to the loop they ran in."""
-    return asyncio.Runner()
+    import uvloop
+
+    return asyncio.Runner(loop_factory=uvloop.new_event_loop)
 
 
 async def _run_bundle(bundle: Bundle, site: Site, route: Route) -> list[UnitTables]:

@@ -14,7 +14,7 @@ import pyarrow as pa
 from rich.console import Console
 
 from actors.spec import ModelSpec
-from cluster.admission import Admission
+from cluster.admission import Admission, task_size
 from cluster.connect import connected
 from cluster.deploy import Deployed, check_capacity, deployed, uses_gpus
 from cluster.fanout import Site, UnitTables, run_units, warm_up
@@ -81,7 +81,7 @@ async def _search_all(
     prm, failed, work = prm_spec(recipe.prm), 0, recipe.work
     with connected(address, packs_replicas=uses_gpus(policies, prm)):
         check_capacity(policies, prm)
-        warm_up(admission(recipe, policies[0].name))
+        warm_up(admission(recipe, policies[0].name, len(loaded)))
         # What takes long to start is started first: the PRM and a policy load side by side.
         async with (
             deployed("prm", prm) as prm_replicas,
@@ -116,10 +116,11 @@ async def _search(
         slots.release()
 
     units = plan(problems, recipe, site.policy_name)
+    bound = admission(recipe, site.policy_name, len(problems))
     display = ProgressDisplay(site.policy_name, len(problems), units_a_problem, console)
     with display as progress:
         async with asyncio.TaskGroup() as tasks:
-            async for done in run_units(units, site, admission(recipe, site.policy_name)):
+            async for done in run_units(units, site, bound):
                 await slots.acquire()
                 tasks.create_task(commit(done))
     return progress.tally.failed
@@ -132,11 +133,13 @@ def plan(problems: Iterable[Problem], recipe: Recipe, policy: str) -> Iterator[W
             yield from partition(problem, config, recipe.work.solutions_per_unit)
 
 
-def admission(recipe: Recipe, policy: str) -> Admission:
-    """What a policy's replicas can hold."""
+def admission(recipe: Recipe, policy: str, problems: int) -> Admission:
+    """What a policy's replicas can hold, and how much of it a task carries."""
     [settings] = [each for each in recipe.policies if each.name == policy]
-    work, batch = recipe.work, settings.replicas * settings.max_batch
-    return Admission(batch, work.solutions_per_unit, work.units_in_flight, work.speculation)
+    solutions = problems * sum(config.n for config in recipe.search_configs(policy))
+    replicas, most, work = settings.replicas, settings.max_batch, recipe.work
+    per_task = task_size(solutions, replicas, most, work.solutions_per_unit)
+    return Admission(replicas * most, per_task, work.units_in_flight, work.speculation)
 
 
 async def _split_gradable(

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from actors.spec import ModelFacts
-from cluster.admission import Admission, Bundle, bundles
+from cluster.admission import Admission, Bundle, bundles, task_size
 from cluster.routing import Balance, keys_of_replicas
 from search.config import SearchConfig
 from search.partition import WorkUnit, partition
@@ -108,6 +108,16 @@ def test_the_last_bundle_writes_ahead_in_what_stays_empty(others: int, n: int, s
     admission, under_way = Admission(batch=64, per_task=64), [Bundle((other,))] * others
     assert admission.slots(under_way, Bundle((last,))) == slots
     assert not Admission(64, 64, speculation=False).slots(under_way, Bundle((last,)))
+
+
+@pytest.mark.parametrize(
+    ("solutions", "replicas", "size"),
+    [(100_000, 4, 256), (512, 4, 64), (8192, 4, 128), (10, 1, 64), (100_000, 1, 256)],
+)
+def test_a_task_is_as_large_as_a_batch_if_there_is_enough(
+    solutions: int, replicas: int, size: int
+) -> None:
+    assert task_size(solutions, replicas, max_batch=256, solutions_per_unit=64) == size
 
 
 def test_units_of_a_bundle_share_its_slots() -> None:

@@ -29,6 +29,7 @@ bench: $(VENV)/installed-dev $(VENV)/installed-vllm
 	$(BIN)/python -m benchmarks.efficiency
 	$(BIN)/python -m benchmarks.latency
 	$(BIN)/python -m benchmarks.memory
+	$(BIN)/python -m benchmarks.room
 	$(BIN)/python -m benchmarks.scaling
 	$(BIN)/python -m benchmarks.prediction
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from search.partition import WorkUnit
 
-# Sequences wait for scores and for their siblings: twice the batch keeps it full.
-ROOM = 2
+# Sequences wait for scores and for their siblings. With four times as many as a batch holds it is
+# 93 to 97 % full, with twice as many 71 to 86 % (DVTS; docs/performance.md).
+ROOM = 4
 # Enough that the last ones to end leave the replicas idle for a small part of the run only.
 TASKS_A_REPLICA = 16
 
@@ -59,19 +60,21 @@ def task_size(solutions: int, replicas: int, max_batch: int, solutions_per_unit:
 class Admission:
     """How much may be under way: what the replicas can hold, never the size of the data.
 
-    `batch`: sequences that all replicas compute together. A task carries units of `per_task`
-    solutions in all, at least one unit; `tasks` bounds their number.
+    `batch`: sequences that all replicas compute together; under way are up to `room` times as
+    many. A task carries units of `per_task` solutions in all, at least one unit; `tasks` bounds
+    their number.
     """
 
     batch: int
     per_task: int
     tasks: int | None = None
     speculation: bool = True
+    room: int = ROOM
 
     @property
     def tasks_at_once(self) -> int:
         """How many full tasks run side by side."""
-        fitting = max(1, ROOM * self.batch // self.per_task)
+        fitting = max(1, self.room * self.batch // self.per_task)
         return fitting if self.tasks is None else min(self.tasks, fitting)
 
     def admits(self, under_way: Iterable[Bundle], next_one: Bundle) -> bool:
@@ -79,7 +82,7 @@ class Admission:
         counts = [bundle.solutions for bundle in under_way]
         if self.tasks is not None and len(counts) >= self.tasks:
             return False
-        return not counts or sum(counts) + next_one.solutions <= ROOM * self.batch
+        return not counts or sum(counts) + next_one.solutions <= self.room * self.batch
 
     def slots(self, under_way: Iterable[Bundle], last_one: Bundle) -> int:
         """What the last bundle may spend on writing ahead: of the batch, what would stay empty.

@@ -20,7 +20,7 @@ from search.simulated import EngineTiming
 from search.step_model import StepModel
 
 # A sample brings this many times what is under way at once, and about this many steps.
-WAVES = 2
+WAVES = 3
 SAMPLED_STEPS = 24_000
 MOST_REPLICAS = 8
 # What one work unit costs the driver: taking its tables in (0.7 ms here for 32 solutions of ten

@@ -1,7 +1,8 @@
-"""The scaling benchmark at toy size, in virtual time only."""
+"""The benchmarks of scaling and room at toy size, in virtual time only."""
 
 import pytest
 
+from benchmarks import room
 from benchmarks.scaling import TOY, main, virtual
 
 pytestmark = pytest.mark.unit
@@ -13,12 +14,21 @@ def test_more_replicas_with_more_work_take_about_as_long() -> None:
     assert min(two.efficiency) > 0.5
 
 
-def test_one_problem_is_quicker_on_two_replicas() -> None:
-    one, two = virtual(TOY, "strong")
+@pytest.mark.parametrize("kind", ["strong", "strong, beam"])
+def test_one_problem_is_quicker_on_two_replicas(kind: str) -> None:
+    one, two = virtual(TOY, kind)
     assert max(two.seconds) < 1.1 * min(one.seconds)
 
 
 def test_the_command_prints_a_row_for_each(capsys: pytest.CaptureFixture[str]) -> None:
     main(["--toy"])
     printed = capsys.readouterr().out
-    assert printed.count("weak, virtual") == printed.count("strong, virtual") == 2
+    for kind in ("weak", "strong", "strong, beam"):
+        assert printed.count(f"{kind}, virtual") == 2
+
+
+def test_more_under_way_fills_batches_better(capsys: pytest.CaptureFixture[str]) -> None:
+    room.main(["--toy"])
+    rows = [line.split("│")[3:-1] for line in capsys.readouterr().out.splitlines() if "N =" in line]
+    assert len(rows) == len(room.SEARCHES) * len(room.VARIATIONS)
+    assert all(float(row[3]) > float(row[0]) for row in rows)

@@ -84,7 +84,7 @@ def test_small_units_share_a_task_and_large_ones_have_their_own() -> None:
 
 @pytest.mark.parametrize(
     ("under_way", "bound", "admitted"),
-    [([], {}, True), ([64], {}, True), ([64, 64], {}, False), ([64], {"tasks": 1}, False)],
+    [([], {}, True), ([64] * 3, {}, True), ([64] * 4, {}, False), ([64], {"tasks": 1}, False)],
 )
 def test_what_is_under_way_follows_the_batch(
     under_way: list[int], bound: dict[str, Any], admitted: bool

@@ -113,14 +113,14 @@ def test_more_replicas_are_never_slower() -> None:
 
 
 def test_a_sample_predicts_what_the_whole_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    job, split = job_of(problems=64), Split(6, 3)
+    job, split = job_of(problems=256), Split(6, 3)
     with monkeypatch.context() as patched:
         patched.setattr("jobs.prediction.WAVES", 1000)
         whole = predict(job, split)
-    monkeypatch.setattr("jobs.prediction.SAMPLED_STEPS", 600)
+    monkeypatch.setattr("jobs.prediction.SAMPLED_STEPS", 2400)
     part = predict(job, split)
-    assert whole.simulated.startswith("6 + 3 replicas, 1,024 solutions (100%")
-    assert part.simulated.startswith("2 + 1 replicas, 128 solutions (38%")
+    assert whole.simulated.startswith("6 + 3 replicas, 4,096 solutions (100%")
+    assert part.simulated.startswith("2 + 1 replicas, 384 solutions (28%")
     assert part.makespan_s == pytest.approx(whole.makespan_s, rel=0.1)
     assert part.policy_tokens == pytest.approx(whole.policy_tokens, rel=0.1)
 

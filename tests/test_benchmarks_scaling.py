@@ -1,5 +1,7 @@
 """The benchmarks of scaling and room at toy size, in virtual time only."""
 
+import statistics
+
 import pytest
 
 from benchmarks import room
@@ -15,9 +17,9 @@ def test_more_replicas_with_more_work_take_about_as_long() -> None:
 
 
 @pytest.mark.parametrize("kind", ["strong", "strong, beam"])
-def test_one_problem_is_quicker_on_two_replicas(kind: str) -> None:
+def test_one_problem_is_no_slower_on_two_replicas(kind: str) -> None:
     one, two = virtual(TOY, kind)
-    assert max(two.seconds) < 1.1 * min(one.seconds)
+    assert statistics.median(two.seconds) < 1.1 * statistics.median(one.seconds)
 
 
 def test_the_command_prints_a_row_for_each(capsys: pytest.CaptureFixture[str]) -> None:

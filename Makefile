@@ -23,15 +23,18 @@ lint: $(VENV)/installed-dev $(VENV)/installed-vllm
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Hours on two cores; each leaves its results beside the docs, and the last one writes the page.
+RESULTS := docs/benchmarks
 bench: $(VENV)/installed-dev $(VENV)/installed-vllm
-	$(BIN)/python -m benchmarks.overhead
-	$(BIN)/python -m benchmarks.engines
-	$(BIN)/python -m benchmarks.efficiency
-	$(BIN)/python -m benchmarks.latency
-	$(BIN)/python -m benchmarks.memory
+	$(BIN)/python -m benchmarks.overhead --to $(RESULTS)/overhead.json
+	$(BIN)/python -m benchmarks.engines --to $(RESULTS)/engines.json
+	$(BIN)/python -m benchmarks.efficiency --to $(RESULTS)/efficiency.json
+	$(BIN)/python -m benchmarks.latency --to $(RESULTS)/latency.json
+	$(BIN)/python -m benchmarks.memory --to $(RESULTS)/memory.json
 	$(BIN)/python -m benchmarks.room
-	$(BIN)/python -m benchmarks.scaling
+	$(BIN)/python -m benchmarks.scaling --real --to $(RESULTS)/scaling.json
 	$(BIN)/python -m benchmarks.prediction
+	$(BIN)/python -m benchmarks.page
 
 # Trains every embedded model again (hours on two cores) and measures them for the model card.
 models: $(VENV)/installed-dev

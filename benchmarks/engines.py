@@ -28,6 +28,7 @@ from actors.engines.process_reward_model import Qwen2ForProcessRewardModel
 from actors.prm_families import PRM_FAMILIES
 from actors.spec import ModelSpec
 from actors.wire import ExpandItem, ScoreItem
+from benchmarks.results import Result, result, write_results, writes_results
 from jobs.data import DataSource, load_problems
 from search.protocols import PolicyPath, PRMPath, Sampling, StopReason
 from search.token_ids import pack_ids, unpack_ids
@@ -37,6 +38,7 @@ FAMILY = "qwen2.5-math-prm"
 PROBLEMS, SAMPLES = 16, 32
 SUBTREES, BRANCHING, DEPTH, STEP_TOKENS, QUESTION_TOKENS = 16, 4, 8, 50, 200
 HEAD = 32
+GOAL = 1.3
 NO_DELIMITER = "\n\n\n\n"
 
 
@@ -62,8 +64,12 @@ class Spent:
             f"{self.generated / self.seconds:,.0f}",
             f"{self.prm_minimal / self.seconds:,.0f}",
             f"{100 * read:.1f} %",
-            f"{self.prm_computed / self.prm_minimal:.2f}",
+            f"{self.prm_ratio:.2f}",
         )
+
+    @property
+    def prm_ratio(self) -> float:
+        return self.prm_computed / self.prm_minimal
 
 
 class Replicas:
@@ -86,27 +92,35 @@ class Replicas:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("engines", nargs="*", default=["transformers", "vllm"])
+    writes_results(parser)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
     columns = ("engine", "work", "policy tokens/s", "PRM tokens/s", "prefix read", "PRM ratio")
     table = Table(*columns, title="engines (float32, two cores)")
-    for engine in arguments.engines:
-        for row in measured(engine):
-            table.add_row(*row)
+    found = [measurement for engine in arguments.engines for measurement in measured(engine)]
+    for *labels, spent in found:
+        table.add_row(*spent.row(*labels))
     Console(width=110).print(table)
+    results = [_prm_result(*each) for each in found if each[1].startswith("tree")]
+    write_results(arguments.to, "python -m benchmarks.engines", results)
 
 
-def measured(engine: str) -> Iterator[tuple[str, ...]]:
-    """One row a measurement; each starts its engines anew."""
+def _prm_result(engine: str, work: str, spent: Spent) -> Result:
+    what, apart = f"PRM tokens over the minimum, {engine}, {work}", "blocks that are not full"
+    return result(what, GOAL, [spent.prm_ratio], apart, at_most=True)
+
+
+def measured(engine: str) -> Iterator[tuple[str, str, Spent]]:
+    """Engine, work, and what was spent; each measurement starts its engines anew."""
     embedded = specs(engine, MODELS / "policy-0.6m", next(MODELS.glob("prm-*")))
     with replicas(*embedded, 1) as running:
-        yield asyncio.run(timed(arithmetic(running))).row(engine, "arithmetic")
+        yield engine, "arithmetic", asyncio.run(timed(arithmetic(running)))
     with tempfile.TemporaryDirectory() as folder:
         policy, prm = random_checkpoints(Path(folder))
         for count in (1, 3):
             with replicas(*specs(engine, policy, prm), count) as running:
                 spent = asyncio.run(timed(tree(running)))
-            yield spent.row(engine, f"tree of depth 8, {count} replica{'s' * (count > 1)}")
+            yield engine, f"tree of depth 8, {count} replica{'s' * (count > 1)}", spent
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from rich.table import Table
 
 from actors.client import RemotePolicy, RemotePRM
 from actors.spec import ModelSpec
+from benchmarks.results import Result, result, write_results, writes_results
 from search.config import Limits, SearchConfig
 from search.growth import Growth
 from search.partition import WorkUnit, partition, run_unit
@@ -55,6 +56,7 @@ STEP_S = sum(POLICY_TIME.values())
 SCORE_S = sum(PRM_TIME.values())
 
 Grow = Callable[[WorkUnit, SimulatedPolicy, SimulatedPRM], Awaitable[Growth]]
+GOAL_PATH, GOAL_BEAM, GOAL_WASTE = 0.9, 1.5, 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--toy", action="store_true", help="small and quick, without Ray")
     parser.add_argument("--only", choices=("virtual", "serve"), help="one of the two parts")
+    writes_results(parser)
     options = parser.parse_args()
     toy, only = options.toy, options.only
     if toy and only == "serve":
@@ -113,8 +116,24 @@ def main() -> None:
         widths, seeds = (TOY_WIDTHS, TOY_SEEDS) if toy else (WIDTHS, SEEDS)
         lines = [line for n in widths for line in _virtual_lines(n, seeds)]
         console.print(_table("one problem alone, in virtual time", lines))
+        write_results(options.to, "python -m benchmarks.latency", list(_results(lines)))
     if only != "virtual" and not toy:
         console.print(_table("through Ray Serve, in real time", _serve_lines()))
+
+
+def _results(lines: Sequence[Line]) -> Iterator[Result]:
+    """What a search does alone, of the lines in virtual time."""
+    for line in lines:
+        name = f"{line.label.partition(':')[0]}, alone"
+        pairs = zip(line.best_possible, line.seconds, strict=True)
+        if ":" not in line.label:
+            ratios, apart = [ideal / taken for ideal, taken in pairs], "a full batch is slower"
+            yield result(f"{name}: critical path over time", GOAL_PATH, ratios, apart)
+        elif line.label.endswith("speculative, limit"):
+            times = zip(line.lock_step, line.seconds, strict=True)
+            ratios, apart = [slow / taken for slow, taken in times], "steps that were not foreseen"
+            yield result(f"{name}: times lock-step beam", GOAL_BEAM, ratios, apart)
+            yield result(f"{name}: tokens wasted", GOAL_WASTE, line.waste, apart, at_most=True)
 
 
 def _table(title: str, lines: Sequence[Line]) -> Table:

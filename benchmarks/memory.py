@@ -27,6 +27,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.results import Result, result, write_results, writes_results
 from search.config import Limits, SearchConfig
 from search.growth import Growth
 from search.problem import Problem
@@ -43,7 +44,8 @@ STEP_TOKENS, BRANCHING = 50, 4
 LIMITS = Limits(max_steps=40, max_step_tokens=1024, max_solution_tokens=8192)
 STRATEGY_NAMES = ("dvts", "beam", "best_of_n")
 SAMPLE_EVERY_S = 0.05
-MB = 1e6
+MB, GB = 1e6, 1e9
+GOAL_DRIVER_GB = 2.0
 
 
 # ---- trees
@@ -170,6 +172,11 @@ class DriverRun:
     folder_bytes: int
     seconds: float
 
+    def result(self) -> Result:
+        what = f"GB of the driver, N = {self.n} x {self.problems} problems"
+        apart = "Ray and libraries are a third of it"
+        return result(what, GOAL_DRIVER_GB, [self.peak_bytes / GB], apart, at_most=True)
+
     def line(self) -> str:
         return (
             f"N = {self.n} x {self.problems} problems: the driver has {self.start_bytes / MB:,.0f} "
@@ -255,13 +262,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--toy", action="store_true", help="small, to see that it works")
     parser.add_argument("--trees", action="store_true", help="the trees only, without Ray")
+    writes_results(parser)
     options = parser.parse_args(arguments)
-    console = Console(width=110)
-    console.print(tree_table((16,) if options.toy else (64, 512)))
+    console, sizes = Console(width=110), (16,) if options.toy else (64, 512)
+    console.print(tree_table(sizes))
+    results = [_tree_result(name, sizes[-1]) for name in STRATEGY_NAMES]
     if not options.trees:
         n, counts = (16, (2, 10)) if options.toy else (512, (100, 500))
         for run in driver_runs(n, counts):
             console.print(run.line())
+            results.append(run.result())
+    write_results(options.to, "python -m benchmarks.memory", results)
+
+
+def _tree_result(strategy: str, n: int) -> Result:
+    what = f"memory of a tree at its worst over the goal, {strategy}, N = {n}"
+    worst, _ = grown_tree(strategy, n)
+    return result(what, 1.0, [worst.share_of_goal], "the texts themselves", at_most=True)
 
 
 if __name__ == "__main__":

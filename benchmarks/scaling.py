@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from actors.spec import ModelSpec
+from benchmarks.results import Result, result, write_results, writes_results
 from cluster.admission import Admission, task_size
 from cluster.connect import connected
 from cluster.deploy import deployed
@@ -43,6 +44,7 @@ REAL_STEPS = {"mean_steps": 6, "step_tokens": 40.0}
 KINDS = {"weak": "dvts", "strong": "dvts", "strong, beam": "beam"}
 WEAK, WEAK_REAL, STRONG = (1, 2, 4, 8, 16, 64), (1, 4, 16), (1, 2, 4)
 BRANCHING = 4
+GOALS = {("weak", 4): 0.95, ("weak", 16): 0.9, ("strong", 4): 0.7, ("strong, beam", 4): 0.7}
 UNIT_TIMEOUT_S = 600.0
 SEEDS = 1_000
 
@@ -74,6 +76,10 @@ class Efficiencies:
     seconds: list[float]
     efficiency: list[float]
 
+    def result(self, goal: float) -> Result:
+        what = f"{self.label}: efficiency of {self.replicas} replicas"
+        return result(what, goal, self.efficiency, "stragglers at the end")
+
     def row(self) -> tuple[str, ...]:
         low, high = min(self.efficiency), max(self.efficiency)
         middle = statistics.median(self.efficiency)
@@ -85,6 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--real", action="store_true", help="through Serve as well")
     parser.add_argument("--toy", action="store_true", help="small, to see that it works")
+    writes_results(parser)
     options = parser.parse_args(arguments)
     logging.getLogger("branchwise").setLevel(logging.WARNING)
     size = TOY if options.toy else Size()
@@ -95,6 +102,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for line in found:
         table.add_row(*line.row())
     Console(width=110).print(table)
+    results = [line.result(goal) for line in found if (goal := _goal(line)) is not None]
+    write_results(options.to, "python -m benchmarks.scaling --real", results)
+
+
+def _goal(line: Efficiencies) -> float | None:
+    kind, _, _ = line.label.rpartition(", ")
+    return GOALS.get((kind, line.replicas))
 
 
 def virtual(size: Size, kind: str) -> Iterator[Efficiencies]:

@@ -69,10 +69,14 @@ def table(files: Sequence[Measured]) -> str:
 
 def _row(file: Measured, each: Result) -> str:
     bound = "at most" if each.at_most else "at least"
-    spread = "" if each.low == each.high else f"{each.low:,.3g} to {each.high:,.3g}"
-    figure = f"{each.figure:,.3g}" if each.met else f"**{each.figure:,.3g}**"
+    spread = "" if each.low == each.high else f"{_number(each.low)} to {_number(each.high)}"
+    figure = _number(each.figure) if each.met else f"**{_number(each.figure)}**"
     cells = (each.what, f"{bound} {each.goal:,g}", figure, spread, each.apart, f"`{file.command}`")
     return f"| {' | '.join(cells)} |\n"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def draw(results: Sequence[Result], path: Path) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from search.partition import WorkUnit
 
 # Sequences wait for scores and for their siblings. With four times as many as a batch holds it is
-# 93 to 97 % full, with twice as many 71 to 86 % (DVTS; docs/performance.md).
+# 90 to 96 % full, with twice as many 70 to 85 % (DVTS; docs/performance.md).
 ROOM = 4
 # Enough that the last ones to end leave the replicas idle for a small part of the run only.
 TASKS_A_REPLICA = 16

@@ -38,7 +38,6 @@ from search.rows import node_table, solution_table
 from search.scripted import SeededPolicy, SeededPRM
 from search.simulated import EngineTiming, SimulatedEngine, SimulatedPolicy, SimulatedPRM
 from search.strategies import keep_count
-from search.token_ids import count_ids
 from search.tree import ROOT, Tree
 from search.virtual_time import run_virtually
 
@@ -101,12 +100,12 @@ def spread(numbers: Sequence[float]) -> str:
     return f"{statistics.mean(numbers):.2f} ({min(numbers):.2f} to {max(numbers):.2f})"
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--toy", action="store_true", help="small and quick, without Ray")
     parser.add_argument("--only", choices=("virtual", "serve"), help="one of the two parts")
     writes_results(parser)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     toy, only = options.toy, options.only
     if toy and only == "serve":
         parser.error("--toy is without Ray: leave out one of --toy and --only serve")
@@ -258,7 +257,7 @@ def longest_path_s(tree: Tree) -> float:
 
 
 def _step_s(tree: Tree, node: int) -> float:
-    return count_ids(tree.token_ids[node]) * STEP_S + SCORE_S
+    return tree.step_tokens(node) * STEP_S + SCORE_S
 
 
 # ---- through Ray Serve

@@ -272,7 +272,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for run in driver_runs(n, counts):
             console.print(run.line())
             results.append(run.result())
-    write_results(options.to, "python -m benchmarks.memory", results)
+    how = " --trees" if options.trees else ""
+    write_results(options.to, f"python -m benchmarks.memory{how}", results)
 
 
 def _tree_result(strategy: str, n: int) -> Result:

@@ -265,9 +265,10 @@ async def _real(engines: Counted, units: list[WorkUnit]) -> tuple[Took, StepMode
 
 def _steps(grown: list[Growth], engines: Counted) -> StepModel:
     trees = [growth.tree for growth in grown]
-    tokens = [count_ids(ids) for tree in trees for ids in tree.token_ids]
-    depths = [depth for tree in trees for depth in tree.depths]
-    reasons = [reason for tree in trees for reason in tree.stop_reasons]
+    nodes = [(tree, node) for tree in trees for node in range(len(tree))]
+    tokens = [tree.step_tokens(node) for tree, node in nodes]
+    depths = [tree.depths[node] for tree, node in nodes]
+    reasons = [tree.stop_reason(node) for tree, node in nodes]
     return observed_steps(
         tokens,
         depths,

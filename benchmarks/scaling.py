@@ -103,7 +103,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         table.add_row(*line.row())
     Console(width=110).print(table)
     results = [line.result(goal) for line in found if (goal := _goal(line)) is not None]
-    write_results(options.to, "python -m benchmarks.scaling --real", results)
+    how = " --real" if options.real else ""
+    write_results(options.to, f"python -m benchmarks.scaling{how}", results)
 
 
 def _goal(line: Efficiencies) -> float | None:

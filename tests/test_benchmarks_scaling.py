@@ -1,10 +1,10 @@
-"""The benchmarks of scaling and room at toy size, in virtual time only."""
+"""The benchmarks of scaling, room and latency at toy size, in virtual time only."""
 
 import statistics
 
 import pytest
 
-from benchmarks import room
+from benchmarks import latency, room
 from benchmarks.scaling import TOY, main, virtual
 
 pytestmark = pytest.mark.unit
@@ -34,3 +34,16 @@ def test_more_under_way_fills_batches_better(capsys: pytest.CaptureFixture[str])
     rows = [line.split("│")[3:-1] for line in capsys.readouterr().out.splitlines() if "N =" in line]
     assert len(rows) == len(room.SEARCHES) * len(room.VARIATIONS)
     assert all(float(row[3]) > float(row[0]) for row in rows)
+
+
+def test_one_problem_alone_has_its_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    latency.main(["--toy"])
+    out = capsys.readouterr().out
+    assert out.count("speculative, limit") == len(latency.AUCS)
+    assert "NO" not in out
+
+
+def test_a_toy_through_serve_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        latency.main(["--toy", "--only", "serve"])
+    assert "--toy is without Ray" in capsys.readouterr().err

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks import efficiency, memory
+from benchmarks import efficiency, memory, prediction
 
 # Importing Ray Serve warns.
 pytestmark = [
@@ -22,3 +22,8 @@ def test_memory_measures_trees_and_the_driver(capsys: pytest.CaptureFixture[str]
     out = capsys.readouterr().out
     assert "beam, N = 16" in out
     assert "N = 16 x 10 problems" in out
+
+
+def test_a_prediction_is_compared_with_its_search(capsys: pytest.CaptureFixture[str]) -> None:
+    prediction.main(["--toy"])
+    assert "predicted / real: median" in capsys.readouterr().out

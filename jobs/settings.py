@@ -155,7 +155,7 @@ class WorkSettings(Section):
     """How work is cut up and how long it may take."""
 
     solutions_per_unit: PositiveInt = Field(
-        default=64, description="Solutions of one work unit, at most, and of one task"
+        default=64, description="Solutions of one work unit, at most"
     )
     units_in_flight: PositiveInt | None = optional("Tasks at once; from replicas if null")
     speculation: bool = Field(

@@ -29,7 +29,7 @@ from actors.spec import ModelSpec
 from actors.wire import ExpandItem
 from benchmarks.engines import random_checkpoints
 from benchmarks.results import Result, result, write_results, writes_results
-from cluster.admission import Admission, task_size
+from cluster.admission import admission_of
 from cluster.connect import connected
 from cluster.deploy import deployed
 from cluster.fanout import Site, run_units
@@ -222,9 +222,13 @@ def _tokens(expansion: Expansion) -> int:
 
 
 async def _through_serve(work: Work, site: Site) -> float:
-    replicas, solutions = len(site.policy_keys), work.n * work.problems
-    per_task = task_size(solutions, replicas, BATCH, SOLUTIONS_PER_UNIT)
-    admission = Admission(BATCH * replicas, per_task, speculation=False)
+    admission = admission_of(
+        work.n * work.problems,
+        replicas=len(site.policy_keys),
+        max_batch=BATCH,
+        solutions_per_unit=SOLUTIONS_PER_UNIT,
+        speculation=False,
+    )
     started, tokens = time.perf_counter(), 0
     async for done in run_units(work.units(), site, admission):
         if done.failed:

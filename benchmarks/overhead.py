@@ -21,7 +21,7 @@ from rich.table import Table
 from actors.client import RemotePolicy
 from actors.spec import ModelSpec
 from benchmarks.results import Result, result, write_results, writes_results
-from cluster.admission import Admission, task_size
+from cluster.admission import admission_of
 from cluster.connect import connected
 from cluster.deploy import deployed
 from cluster.fanout import Site, replica_method, run_units
@@ -43,8 +43,13 @@ SEARCHES = (("best_of_n", 64, 1), ("beam", 64, 4), ("dvts", 64, 4))
 BATCHES = (1, 16, 256)
 LIMITS = Limits(max_steps=12, max_step_tokens=64, max_solution_tokens=600)
 FAKE = ModelSpec("fake", "fake", "fake", "float64", max_batch=BATCH)
-PER_TASK = task_size(PROBLEMS * SOLUTIONS_PER_UNIT, 1, BATCH, SOLUTIONS_PER_UNIT)
-ADMISSION = Admission(BATCH, PER_TASK, speculation=False)
+ADMISSION = admission_of(
+    PROBLEMS * SOLUTIONS_PER_UNIT,
+    replicas=1,
+    max_batch=BATCH,
+    solutions_per_unit=SOLUTIONS_PER_UNIT,
+    speculation=False,
+)
 
 
 @dataclass(frozen=True, slots=True)

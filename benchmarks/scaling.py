@@ -20,7 +20,7 @@ from rich.table import Table
 
 from actors.spec import ModelSpec
 from benchmarks.results import Result, result, write_results, writes_results
-from cluster.admission import Admission, task_size
+from cluster.admission import Admission, admission_of
 from cluster.connect import connected
 from cluster.deploy import deployed
 from cluster.fanout import Site, run_units
@@ -140,10 +140,14 @@ def _simulated(size: Size, kind: str, count: int, seed: int) -> float:
 
 def _admission(size: Size, kind: str, count: int) -> Admission:
     """One problem alone may write ahead."""
-    weak, most = kind == "weak", POLICY.max_batch
-    solutions = size.n * count * size.problems_a_replica if weak else size.strong_n
-    per_task = task_size(solutions, count, most, size.solutions_per_unit)
-    return Admission(count * most, per_task, speculation=not weak)
+    weak = kind == "weak"
+    return admission_of(
+        size.n * count * size.problems_a_replica if weak else size.strong_n,
+        replicas=count,
+        max_batch=POLICY.max_batch,
+        solutions_per_unit=size.solutions_per_unit,
+        speculation=not weak,
+    )
 
 
 def _units(size: Size, kind: str, count: int, seed: int) -> Iterator[WorkUnit]:

@@ -5,7 +5,7 @@ unit is in exactly one bundle.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from search.partition import WorkUnit
 
@@ -24,6 +24,7 @@ class Bundle:
     """
 
     units: tuple[WorkUnit, ...]
+    is_last: bool = False
     slots: int = 0
 
     @property
@@ -44,7 +45,7 @@ def bundles(units: Iterable[WorkUnit], solutions: int) -> Iterator[Bundle]:
             waiting = []
         waiting.append(unit)
     if waiting:
-        yield Bundle(tuple(waiting))
+        yield Bundle(tuple(waiting), is_last=True)
 
 
 def task_size(solutions: int, replicas: int, max_batch: int, solutions_per_unit: int) -> int:
@@ -84,6 +85,12 @@ class Admission:
             return False
         return not counts or sum(counts) + next_one.solutions <= self.room * self.batch
 
+    def started(self, under_way: Iterable[Bundle], bundle: Bundle) -> Bundle:
+        """The bundle as it starts; what only the last one leaves empty it may spend."""
+        if not bundle.is_last:
+            return bundle
+        return replace(bundle, slots=self.slots(under_way, bundle))
+
     def slots(self, under_way: Iterable[Bundle], last_one: Bundle) -> int:
         """What the last bundle may spend on writing ahead: of the batch, what would stay empty.
 
@@ -95,3 +102,17 @@ class Admission:
         if others + last_one.solutions <= self.batch:
             return last_one.solutions
         return 0 if others else self.batch
+
+
+def admission_of(
+    solutions: int,
+    *,
+    replicas: int,
+    max_batch: int,
+    solutions_per_unit: int,
+    tasks: int | None = None,
+    speculation: bool = True,
+) -> Admission:
+    """What so many replicas of one policy admit of a run with so many solutions."""
+    per_task = task_size(solutions, replicas, max_batch, solutions_per_unit)
+    return Admission(replicas * max_batch, per_task, tasks, speculation)

@@ -7,7 +7,7 @@ error row that says why; a unit that fails takes nothing else with it.
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeAlias
 
@@ -74,9 +74,8 @@ async def run_units(
     try:
         while True:
             while bundle and admission.admits(fanout.running.values(), bundle):
-                following = next(waiting, None)
-                fanout.start(bundle, is_last=following is None)
-                bundle = following
+                fanout.start(bundle)
+                bundle = next(waiting, None)
             if not fanout.running:
                 return
             for tables in await fanout.finished():
@@ -94,10 +93,9 @@ class _Fanout:
         self._prm = Balance(site.prm_keys, admission.batch)
         self.running: dict[asyncio.Task[list[UnitTables]], Bundle] = {}
 
-    def start(self, bundle: Bundle, is_last: bool) -> None:
-        """Starts a task; what only the last ones leave empty may be spent on speculation."""
-        if is_last:
-            bundle = replace(bundle, slots=self._admission.slots(self.running.values(), bundle))
+    def start(self, bundle: Bundle) -> None:
+        """Starts a task."""
+        bundle = self._admission.started(self.running.values(), bundle)
         self.running[asyncio.create_task(self._outcome(bundle))] = bundle
 
     async def finished(self) -> list[UnitTables]:

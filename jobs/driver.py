@@ -14,7 +14,7 @@ import pyarrow as pa
 from rich.console import Console
 
 from actors.spec import ModelSpec
-from cluster.admission import Admission, task_size
+from cluster.admission import Admission, admission_of
 from cluster.connect import connected
 from cluster.deploy import Deployed, check_capacity, deployed, uses_gpus
 from cluster.fanout import Site, UnitTables, run_units, warm_up
@@ -137,9 +137,15 @@ def admission(recipe: Recipe, policy: str, problems: int) -> Admission:
     """What a policy's replicas can hold, and how much of it a task carries."""
     [settings] = [each for each in recipe.policies if each.name == policy]
     solutions = problems * sum(config.n for config in recipe.search_configs(policy))
-    replicas, most, work = settings.replicas, settings.max_batch, recipe.work
-    per_task = task_size(solutions, replicas, most, work.solutions_per_unit)
-    return Admission(replicas * most, per_task, work.units_in_flight, work.speculation)
+    work = recipe.work
+    return admission_of(
+        solutions,
+        replicas=settings.replicas,
+        max_batch=settings.max_batch,
+        solutions_per_unit=work.solutions_per_unit,
+        tasks=work.units_in_flight,
+        speculation=work.speculation,
+    )
 
 
 async def _split_gradable(

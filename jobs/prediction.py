@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from cluster.admission import ROOM, Admission, task_size
+from cluster.admission import ROOM, Admission, admission_of
 from jobs.simulation import CALL_S, Fleet, Simulated, Waited, simulate
 from search.config import SearchConfig
 from search.partition import WorkUnit, partition
@@ -192,9 +192,14 @@ def _simulate(job: Job, sample: Sample) -> Simulated:
 def _admission(job: Job, sample: Sample) -> Admission:
     """The driver's, for a sample of its replicas; what the last units write ahead is left out."""
     tasks = job.units_in_flight and max(1, round(job.units_in_flight * sample.share))
-    replicas, most = sample.policies, job.policy_batch
-    per_task = task_size(round(sample.all_solutions), replicas, most, job.solutions_per_unit)
-    return Admission(replicas * most, per_task, tasks, speculation=False)
+    return admission_of(
+        round(sample.all_solutions),
+        replicas=sample.policies,
+        max_batch=job.policy_batch,
+        solutions_per_unit=job.solutions_per_unit,
+        tasks=tasks,
+        speculation=False,
+    )
 
 
 def _some_units(job: Job, solutions: int) -> Iterator[WorkUnit]:

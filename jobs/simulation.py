@@ -7,7 +7,7 @@ overhead for every call. No two simulations of the same arguments differ.
 
 import asyncio
 from collections.abc import Awaitable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from actors.spread import spread_policy, spread_prm
@@ -103,16 +103,10 @@ class _Run:
         self._counts = {"units": 0, "solutions": 0, "generations": 0, "prm_tokens": 0}
 
     async def run(self, units: Iterable[WorkUnit]) -> Simulated:
-        waiting = bundles(units, self._fleet.admission.per_task)
-        bundle = next(waiting, None)
         async with asyncio.TaskGroup() as tasks:
-            while bundle:
+            for bundle in bundles(units, self._fleet.admission.per_task):
                 await self._admitted(bundle)
-                following = next(waiting, None)
-                tasks.create_task(
-                    self._run_bundle(self._started(bundle, is_last=following is None))
-                )
-                bundle = following
+                tasks.create_task(self._run_bundle(self._started(bundle)))
             all_admitted = self._use()
         return Simulated(self._use(), all_admitted, self._waited, **self._counts)
 
@@ -122,9 +116,8 @@ class _Run:
             self._room.clear()
             await self._room.wait()
 
-    def _started(self, bundle: Bundle, is_last: bool) -> Bundle:
-        if is_last:
-            bundle = replace(bundle, slots=self._fleet.admission.slots(self._running, bundle))
+    def _started(self, bundle: Bundle) -> Bundle:
+        bundle = self._fleet.admission.started(self._running, bundle)
         self._running.append(bundle)
         return bundle
 

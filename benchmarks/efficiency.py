@@ -78,7 +78,7 @@ class Work:
 FULL = [
     Work(strategy, n, problems, LIMITS)
     for strategy in ("beam", "dvts")
-    for n, problems in ((16, 16), (64, 4), (256, 2))
+    for n, problems in ((16, 48), (64, 12), (256, 3))
 ]
 TOY = [Work("dvts", 8, 2, TOY_LIMITS)]
 

@@ -20,6 +20,7 @@ import stamina
 from actors.wire import TICK_S, ExpandItem, Failure, GiveUp, ScoreItem
 from search.errors import BranchwiseError, ClusterError, EngineLostError, PolicyError, PRMError
 from search.protocols import Expansion, PolicyPath, PRMPath, Sampling, Score
+from search.whole_solutions import SolutionRequest
 
 # A lost replica is replaced in a minute or so; a large model takes longer to load.
 ATTEMPTS = 60
@@ -177,6 +178,9 @@ class RemotePolicy:
         self._caller: BatchingCaller[ExpandItem | GiveUp, Expansion] = BatchingCaller(
             expand_batch, PolicyError, _give_up if gives_up else None
         )
+        self._writer: BatchingCaller[SolutionRequest, list[Expansion]] = BatchingCaller(
+            expand_batch, PolicyError
+        )
         name = uuid.uuid4().hex
         self._tickets = (f"{name}-{number}" if gives_up else "" for number in itertools.count())
 
@@ -193,6 +197,10 @@ class RemotePolicy:
         ticket = next(self._tickets)
         item = ExpandItem(path, n, sampling, max_tokens, seed, first, ticket)
         return await self._caller.call(item)
+
+    async def write(self, request: SolutionRequest) -> list[Expansion]:
+        """See `search.whole_solutions.WritesSolutions`."""
+        return await self._writer.call(request)
 
 
 def _give_up(item: ExpandItem | GiveUp) -> GiveUp:

@@ -11,9 +11,10 @@ from actors.batching import answer_as_finished
 from actors.engines import PolicyEngine, load_policy_engine
 from actors.replica import Replica
 from actors.spec import ModelSpec
-from actors.wire import ExpandItem, ExpandReply, GiveUp
+from actors.wire import ExpandItem, ExpandReply, GiveUp, PolicyItem, Written
 from search.errors import PolicyError
-from search.protocols import Expansion
+from search.protocols import Expansion, PolicyPath, Sampling
+from search.whole_solutions import SolutionRequest, step_by_step
 
 
 class PolicyReplica(Replica[PolicyEngine]):
@@ -23,14 +24,26 @@ class PolicyReplica(Replica[PolicyEngine]):
         super().__init__(load_policy_engine(spec))
         self._under_way: dict[str, asyncio.Task[Expansion]] = {}
 
-    async def expand_batch(
-        self, items: Sequence[ExpandItem | GiveUp]
-    ) -> AsyncIterator[ExpandReply]:
+    async def expand_batch(self, items: Sequence[PolicyItem]) -> AsyncIterator[ExpandReply]:
         """Expands every item; yields each as soon as it is finished."""
         async for reply in answer_as_finished(items, self._answer):
             yield reply
 
-    async def _answer(self, item: ExpandItem | GiveUp) -> Expansion:
+    async def expand(
+        self,
+        path: PolicyPath,
+        n: int,
+        sampling: Sampling,
+        max_tokens: int,
+        seed: int,
+        first: int = 0,
+    ) -> Expansion:
+        """The engine as a `search.protocols.Policy`, for what is written here step by step."""
+        return await self._expand(ExpandItem(path, n, sampling, max_tokens, seed, first))
+
+    async def _answer(self, item: PolicyItem) -> Written:
+        if isinstance(item, SolutionRequest):
+            return await step_by_step(self, item)
         if isinstance(item, GiveUp):
             return self._give_up(item)
         if not item.ticket:

@@ -19,6 +19,7 @@ from search.protocols import (
     Sampling,
     Score,
 )
+from search.whole_solutions import SolutionRequest, write_solution
 
 # A replica may be ahead of the idlest one by this many requests before work leaves its prefixes.
 LEAD = 2
@@ -84,6 +85,12 @@ class SpreadPolicy:
             ]
         return _joined([part.result() for part in parts])
 
+    async def write(self, request: SolutionRequest) -> list[Expansion]:
+        """See `search.whole_solutions.WritesSolutions`."""
+        replica = self._homes.place(request, 1)
+        with self._homes.busy(replica, 1):
+            return await write_solution(self._policies[replica], request)
+
     async def _on_one(
         self, path: PolicyPath, n: int, sampling: Sampling, max_tokens: int, seed: int, first: int
     ) -> Expansion:
@@ -115,11 +122,11 @@ class SpreadPRM:
 
     async def score(self, paths: Sequence[PRMPath]) -> list[Score]:
         """See `search.protocols.PRM`."""
+        # The steps of one solution, one below the other, stay together.
+        siblings = len({len(path.steps) for path in paths}) == 1
+        ranges = self._homes.divided(len(paths)) if siblings else [(0, len(paths))]
         async with asyncio.TaskGroup() as tasks:
-            parts = [
-                tasks.create_task(self._on_one(paths[start:stop]))
-                for start, stop in self._homes.divided(len(paths))
-            ]
+            parts = [tasks.create_task(self._on_one(paths[start:stop])) for start, stop in ranges]
         return [score for part in parts for score in part.result()]
 
     async def _on_one(self, paths: Sequence[PRMPath]) -> list[Score]:

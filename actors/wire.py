@@ -5,8 +5,10 @@ A call carries everything a work unit has ready; the replica answers with lists 
 """
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from search.protocols import Carried, Expansion, PolicyPath, PRMPath, Sampling, Score
+from search.whole_solutions import SolutionRequest
 
 # How long the next message waits for company, on both ways: a fraction of what a step takes.
 TICK_S = 0.004
@@ -52,5 +54,8 @@ class Failure(Carried):
     error: Exception
 
 
-ExpandReply = list[tuple[int, Expansion | Failure]]
+# What a policy replica takes; a whole solution comes back as the expansions of its steps.
+PolicyItem: TypeAlias = ExpandItem | GiveUp | SolutionRequest
+Written: TypeAlias = Expansion | list[Expansion]
+ExpandReply = list[tuple[int, Written | Failure]]
 ScoreReply = list[tuple[int, Score | Failure]]

@@ -37,6 +37,7 @@ from search.scripted import FILLER, SeededPolicy, SeededPRM
 from search.strategies import STRATEGIES, keep_count, subtree_count
 from search.token_ids import count_ids
 from search.tree import Tree
+from search.whole_solutions import SolutionRequest, step_by_step
 
 GOAL_A_NODE, GOAL_A_TOKEN = 200, 4
 TEXT_BYTES_A_TOKEN = 4
@@ -107,7 +108,15 @@ class Watched:
         """The same steps with `TEXT_BYTES_A_TOKEN` bytes of text a token."""
         await asyncio.sleep(0)
         self.look()
-        found = await self.policy.expand(path, n, sampling, max_tokens, seed, first)
+        return self._longer(await self.policy.expand(path, n, sampling, max_tokens, seed, first))
+
+    async def write(self, request: SolutionRequest) -> list[Expansion]:
+        """The same for a whole solution: until it is written it is the replica's to hold."""
+        await asyncio.sleep(0)
+        self.look()
+        return [self._longer(step) for step in await step_by_step(self.policy, request)]
+
+    def _longer(self, found: Expansion) -> Expansion:
         self.tokens += sum(count_ids(each.token_ids) for each in found.completions)
         return replace(found, completions=tuple(map(_in_words, found.completions)))
 

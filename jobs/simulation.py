@@ -18,6 +18,7 @@ from search.protocols import PRM, Expansion, Policy, PolicyPath, PRMPath, Sampli
 from search.simulated import EngineTiming, SimulatedEngine, SimulatedPolicy, SimulatedPRM
 from search.step_model import ModelledPolicy, ModelledPRM, StepModel
 from search.virtual_time import run_virtually
+from search.whole_solutions import SolutionRequest, step_by_step
 
 # One call through Serve: `python -m benchmarks.overhead`, batch 1, in docs/performance.md.
 CALL_S = 0.003
@@ -184,12 +185,19 @@ class _Called:
         first: int = 0,
     ) -> Expansion:
         """See `search.protocols.Policy`."""
-        await asyncio.sleep(self._call_s)
         expand = self._policy.expand(path, n, sampling, max_tokens, seed, first)
-        expansion, seconds = await _timed(expand)
+        return await self._called(expand)
+
+    async def write(self, request: SolutionRequest) -> list[Expansion]:
+        """See `search.whole_solutions.WritesSolutions`."""
+        return await self._called(step_by_step(self._policy, request))
+
+    async def _called(self, work: Awaitable[Result]) -> Result:
+        await asyncio.sleep(self._call_s)
+        result, seconds = await _timed(work)
         self._waited.transport_s += self._call_s
         self._waited.policy_s += seconds
-        return expansion
+        return result
 
 
 class _CalledPRM:

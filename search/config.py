@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass, field
 
-from search.protocols import Sampling
+from search.protocols import Carried, Sampling
 from search.rewards import Reduction
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(Carried):
     """Checked in this order after every step: end of text, boxed answer, tokens, steps.
 
     `max_step_tokens` ends a step that found no delimiter; `stop_at_boxed` ends a solution

@@ -6,7 +6,6 @@ Invariant: a node is in the tree with its reward before its strategy sees it.
 import math
 from dataclasses import dataclass, field
 
-from search.answers import boxed_answer
 from search.budget import Budget
 from search.config import SearchConfig
 from search.errors import PolicyError, PRMError
@@ -19,12 +18,17 @@ from search.protocols import (
     PolicyPath,
     PRMPath,
     Score,
-    StopReason,
 )
 from search.rewards import reduce_rewards
 from search.seeds import node_seed
 from search.token_ids import count_ids
-from search.tree import Tree
+from search.tree import ROOT, Tree
+from search.whole_solutions import (
+    SolutionRequest,
+    end_of_step,
+    step_tokens_left,
+    write_solution,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,23 +63,33 @@ class Growth:
         """Samples and scores n children of `parent` without adding them."""
         return await self.scored(parent, await self.sample(parent, subtree, n))
 
+    async def write(self, subtree: int) -> int:
+        """Writes a solution from its first step to its end, then scores it; its last node."""
+        nodes = [ROOT]
+        for expansion in await write_solution(self.policy, self._request(subtree)):
+            self._check_expansion(expansion, nodes[-1], 1)
+            nodes += self.put(nodes[-1], subtree, Draft(expansion, (None,)))
+            self.tree.keep(nodes[-1:])
+        self._check_end(nodes[-1])
+        self.tree.forget_ids(nodes[1:])
+        await self._score_path(nodes[1:])
+        return nodes[-1]
+
     def score(self, node: int) -> float:
         """A node's path reduced to one number by the configured reduction."""
         return reduce_rewards(self.tree.scored_steps(node), self.config.reduction)
 
     async def sample(self, parent: int, subtree: int, n: int, first: int = 0) -> Expansion:
         """Children `first` to `first + n - 1` of `parent`, checked, but not in the tree."""
-        limits, config = self.config.limits, self.config
-        left = limits.max_solution_tokens - self.tree.tokens_so_far(parent)
         expansion = await self.policy.expand(
             PolicyPath(self.problem.text, self.tree.packed_ids(parent)),
             n,
-            config.sampling,
-            min(limits.max_step_tokens, left),
+            self.config.sampling,
+            self._most_tokens(parent),
             self._seed(parent, subtree),
             first,
         )
-        self._check_expansion(expansion, parent, n, min(limits.max_step_tokens, left))
+        self._check_expansion(expansion, parent, n)
         return expansion
 
     async def scored(self, parent: int, expansion: Expansion) -> Draft:
@@ -96,20 +110,47 @@ class Growth:
         nodes = []
         for place, completion in enumerate(draft.expansion.completions, first):
             node = self.tree.add(parent, subtree, place, self._judged(parent, completion))
-            score = draft.scores[place - first]
-            if score is not None:
-                self.tree.rewards[node] = score.reward
-                self.tree.prm_tokens[node] = score.tokens_minimal
             nodes.append(node)
         self.budget.spend_expansion(draft.expansion)
-        self.budget.spend_scores([score for score in draft.scores if score is not None])
+        scored = [pair for pair in zip(nodes, draft.scores, strict=True) if pair[1] is not None]
+        self._note_scores([node for node, _ in scored], [score for _, score in scored if score])
         return nodes
+
+    async def _score_path(self, nodes: list[int]) -> None:
+        """Scores all steps of a path at once; an empty last step has no score."""
+        written = [node for node in nodes if self.tree.texts[node].strip()]
+        if self.prm is None or not written:
+            return
+        scores = await self.prm.score(self._prefixes(nodes, written))
+        self._check_scores(scores, len(written))
+        self._note_scores(written, scores)
+
+    def _note_scores(self, nodes: list[int], scores: list[Score]) -> None:
+        for node, score in zip(nodes, scores, strict=True):
+            self.tree.rewards[node] = score.reward
+            self.tree.prm_tokens[node] = score.tokens_minimal
+        self.budget.spend_scores(scores)
+
+    def _request(self, subtree: int) -> SolutionRequest:
+        config, problem = self.config, self.problem
+        return SolutionRequest(
+            problem.text,
+            problem.problem_id,
+            config.strategy,
+            config.run_seed,
+            subtree,
+            config.sampling,
+            config.limits,
+        )
+
+    def _most_tokens(self, parent: int) -> int:
+        return step_tokens_left(self.config.limits, self.tree.tokens_so_far(parent))
 
     def _seed(self, parent: int, subtree: int) -> int:
         config, node_id = self.config, self.tree.node_id(parent, subtree)
         return node_seed(config.run_seed, self.problem.problem_id, config.strategy, node_id)
 
-    def _check_expansion(self, expansion: Expansion, parent: int, n: int, most: int) -> None:
+    def _check_expansion(self, expansion: Expansion, parent: int, n: int) -> None:
         where = f"problem {self.problem.problem_id!r} after step {self.tree.depth(parent)}"
         lengths = [count_ids(c.token_ids) for c in expansion.completions]
         if len(lengths) != n or not all(lengths):
@@ -118,29 +159,25 @@ class Growth:
                 f"the policy returned {written} steps instead of {n} for {where}: "
                 "check its prompt and its end-of-text token"
             )
+        most = self._most_tokens(parent)
         if max(lengths) > most:
             raise PolicyError(
                 f"the policy wrote {max(lengths)} tokens where {most} were allowed, for {where}: "
                 "its engine does not respect limits.max_step_tokens"
             )
 
+    def _check_end(self, node: int) -> None:
+        if node == ROOT or not self.tree.ends_solution(node):
+            raise PolicyError(
+                f"the policy left a solution of problem {self.problem.problem_id!r} at step "
+                f"{self.tree.depth(node)}: all machines must run the same version of Branchwise"
+            )
+
     def _judged(self, parent: int, completion: Completion) -> Completion:
         """The completion with the reason that ends its solution, if one does."""
-        reason = self._end_of_solution(parent, completion)
+        before, steps = self.tree.tokens_so_far(parent), self.tree.depth(parent)
+        reason = end_of_step(self.config.limits, completion, before, steps)
         return Completion(completion.text, completion.token_ids, completion.logprob, reason)
-
-    def _end_of_solution(self, parent: int, completion: Completion) -> StopReason:
-        limits = self.config.limits
-        tokens = self.tree.tokens_so_far(parent) + count_ids(completion.token_ids)
-        if completion.stop_reason is StopReason.EOS:
-            return StopReason.EOS
-        if limits.stop_at_boxed and boxed_answer(completion.text):
-            return StopReason.BOXED
-        if tokens >= limits.max_solution_tokens:
-            return StopReason.MAX_TOKENS
-        if self.tree.depth(parent) + 1 >= limits.max_steps:
-            return StopReason.MAX_STEPS
-        return completion.stop_reason
 
     def _prm_paths(self, parent: int, completions: list[Completion]) -> list[PRMPath]:
         delimiter, tree = self.config.sampling.delimiter, self.tree
@@ -152,6 +189,16 @@ class Growth:
                 each.text.endswith(delimiter),
             )
             for each in completions
+        ]
+
+    def _prefixes(self, nodes: list[int], wanted: list[int]) -> list[PRMPath]:
+        """The paths from the first of these nodes, one below the other, to each wanted one."""
+        texts = [self.tree.texts[node] for node in nodes]
+        steps = tuple(text.removesuffix(self.config.sampling.delimiter) for text in texts)
+        return [
+            PRMPath(self.problem.text, steps[: place + 1], texts[place] != steps[place])
+            for place, node in enumerate(nodes)
+            if node in wanted
         ]
 
     def _check_scores(self, scores: list[Score], expected: int) -> None:

@@ -11,6 +11,7 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 
 from search.protocols import PRM, Expansion, Policy, PolicyPath, PRMPath, Sampling, Score
 from search.token_ids import count_ids
@@ -165,9 +166,13 @@ class SimulatedPRM:
     engine: SimulatedEngine
 
     async def score(self, paths: Sequence[PRMPath]) -> list[Score]:
-        """The scores of `prm`, when the last of them would have been computed."""
+        """The scores of `prm`, when the last of them would have been computed.
+
+        The steps of one solution are computed one after the other, siblings together.
+        """
         scores = await self.prm.score(paths)
-        async with asyncio.TaskGroup() as tasks:
-            for score in scores:
-                tasks.create_task(self.engine.run(score.tokens_computed, 1))
+        for _, level in groupby(zip(paths, scores, strict=True), lambda pair: len(pair[0].steps)):
+            async with asyncio.TaskGroup() as tasks:
+                for _, score in level:
+                    tasks.create_task(self.engine.run(score.tokens_computed, 1))
         return scores

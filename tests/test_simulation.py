@@ -62,7 +62,8 @@ def test_one_solution_takes_its_steps_scores_and_calls() -> None:
     )
     units = partition(Problem("p", "", ""), config_of(), 8)
     done = simulate(units, fleet, STEADY)
-    assert done.makespan_s == pytest.approx(3 * (10 * 0.11 + 0.2 + 2 * 0.05))
+    # Three steps in one call, then their three scores, one after the other, in another.
+    assert done.makespan_s == pytest.approx(3 * (10 * 0.11 + 0.2) + 2 * 0.05)
     assert (done.generations, done.end.policy_tokens, done.solutions) == (3, 30, 1)
     assert done.end.policy_busy_s == pytest.approx(3 * 10 * 0.11)
     assert done.waited.prm_s == pytest.approx(3 * 0.2)

@@ -123,6 +123,18 @@ def test_a_deeper_path_computes_new_blocks_only(served: Served) -> None:
         before = length
 
 
+def test_the_steps_of_a_solution_that_come_together_read_one_another(served: Served) -> None:
+    steps = [f"{place} - {place} = 0, which is nothing at all.\n\n" for place in range(6)]
+    prefixes = [steps[:depth] for depth in range(1, len(steps) + 1)]
+    found = served.score(*prefixes, problem="Subtract.")
+    whole = served.tokens(*steps, problem="Subtract.")
+    assert whole > 3 * BLOCK
+    # Each step after the first reads whole blocks of the one before it: less than two are repeated.
+    assert sum(score.tokens_computed for score in found) <= whole + 2 * BLOCK * (len(steps) - 1)
+    alone = [served.score(prefix, problem="Subtract. ") for prefix in prefixes]
+    assert [s.reward for s in found] == pytest.approx([s.reward for [s] in alone], abs=1e-4)
+
+
 def test_a_path_scored_before_costs_nothing(served: Served) -> None:
     first = served.score(*([f"{place}."] for place in range(4)))
     again = served.score(*([f"{place}."] for place in range(4)))

@@ -31,6 +31,12 @@ class SharedRequests(Generic[Result]):
         """Computes anew what is asked from now on."""
         self._finished.clear()
 
+    async def settled(self, key: bytes) -> None:
+        """Waits while a request with this key is under way, however it ends."""
+        running = self._running.get(key)
+        if running is not None:
+            await asyncio.wait([running.task])
+
     async def once(
         self, key: bytes, compute: Callable[[], Coroutine[Any, Any, Result]]
     ) -> tuple[Result, bool]:

@@ -63,9 +63,15 @@ class VllmPRM(VllmEngine):
         if len(ids) > self._context:
             raise too_long(len(ids), self._context)
         read = self._read_pair if self._is_pair else self._read_rows
-        key = path_key(array("q", ids).tobytes())
+        before = _key(ids[: len(ids) - laid_out.new_tokens])
+
+        async def read_in_turn() -> _Reading:
+            # Steps of a solution that come together each find those before them in the cache.
+            await self._readings.settled(before)
+            return await read(ids)
+
         try:
-            reading, bears_cost = await self._readings.once(key, lambda: read(ids))
+            reading, bears_cost = await self._readings.once(_key(ids), read_in_turn)
         except EngineDeadError as error:
             raise engine_lost(self._spec, error) from error
         computed = reading.tokens_computed if bears_cost else 0
@@ -103,6 +109,10 @@ class VllmPRM(VllmEngine):
             raise PRMError("vLLM ended a request without log-probabilities")
         reward = reward_of(self._layout.family, [logprobs[token].logprob for token in pair])
         return _Reading(reward, len(ids) - (output.num_cached_tokens or 0))
+
+
+def _key(ids: list[int]) -> bytes:
+    return path_key(array("q", ids).tobytes())
 
 
 def pooling_arguments() -> dict[str, Any]:

@@ -3,7 +3,6 @@
 import asyncio
 
 from search.growth import Growth
-from search.tree import ROOT
 
 
 async def best_of_n(growth: Growth, subtrees: range) -> None:
@@ -14,9 +13,4 @@ async def best_of_n(growth: Growth, subtrees: range) -> None:
 
 
 async def _write_solution(growth: Growth, sample: int) -> None:
-    node = ROOT
-    while node == ROOT or not growth.tree.ends_solution(node):
-        [node] = await growth.expand(node, sample, 1)
-        growth.tree.keep([node])
-    growth.tree.close([node])
-    growth.tree.forget_ids(growth.tree.path(node))
+    growth.tree.close([await growth.write(sample)])

@@ -22,9 +22,9 @@ from search.rewards import Reduction
 from search.step_model import StepModel
 from search.strategies import keep_count
 
-ROOMS = (1, 2, 3, ROOM, 6)
+ROOMS = (2, 3, ROOM, 6)
 VARIATIONS = (0.6, 1.0)
-SEARCHES = (("dvts", 64), ("dvts", 16), ("beam", 16))
+SEARCHES = (("dvts", 64), ("dvts", 16), ("beam", 16), ("beam", 256))
 SOLUTIONS, TOY_SOLUTIONS = 1024, 256
 FULL_TOKEN_S = POLICY.iteration_s / POLICY.max_batch + POLICY.sequence_s
 

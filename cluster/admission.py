@@ -12,6 +12,8 @@ from search.partition import WorkUnit
 # Sequences wait for scores and for their siblings. With four times as many as a batch holds it is
 # 90 to 96 % full, with twice as many 70 to 85 % (DVTS; docs/performance.md).
 ROOM = 4
+# A search that fills the room alone leaves its batch half empty whenever a step of it ends.
+AT_LEAST = 2
 # Enough that the last ones to end leave the replicas idle for a small part of the run only.
 TASKS_A_REPLICA = 16
 
@@ -79,11 +81,12 @@ class Admission:
         return fitting if self.tasks is None else min(self.tasks, fitting)
 
     def admits(self, under_way: Iterable[Bundle], next_one: Bundle) -> bool:
-        """Whether one more bundle may start; the first one always may."""
+        """Whether one more bundle may start; the first ones always may."""
         counts = [bundle.solutions for bundle in under_way]
         if self.tasks is not None and len(counts) >= self.tasks:
             return False
-        return not counts or sum(counts) + next_one.solutions <= self.room * self.batch
+        within = sum(counts) + next_one.solutions <= self.room * self.batch
+        return within or len(counts) < AT_LEAST
 
     def started(self, under_way: Iterable[Bundle], bundle: Bundle) -> Bundle:
         """The bundle as it starts; what only the last one leaves empty it may spend."""

@@ -94,9 +94,11 @@ def test_what_is_under_way_follows_the_batch(
     assert Admission(batch=64, per_task=64, **bound).admits(running, Bundle((unit,))) is admitted
 
 
-def test_a_search_larger_than_the_batch_starts_alone() -> None:
+@pytest.mark.parametrize(("others", "admitted"), [(0, True), (1, True), (2, False)])
+def test_two_searches_larger_than_all_batches_are_under_way(others: int, admitted: bool) -> None:
     [unit] = units(512, 1)
-    assert Admission(batch=64, per_task=64).admits([], Bundle((unit,)))
+    running = [Bundle((unit,))] * others
+    assert Admission(batch=64, per_task=64).admits(running, Bundle((unit,))) is admitted
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import JsonValue
 from rich.console import Console
 from rich.table import Table
 from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
@@ -174,7 +175,12 @@ async def timed(work: Any) -> Spent:
 
 async def arithmetic(running: Replicas) -> Spent:
     """Best of N on sums, every step scored."""
-    options = {"min_terms": 2, "max_terms": 3, "min_digits": 2, "max_digits": 2}
+    options: dict[str, JsonValue] = {
+        "min_terms": 2,
+        "max_terms": 3,
+        "min_digits": 2,
+        "max_digits": 2,
+    }
     source = DataSource(source="reasoning_gym:chain_sum", size=PROBLEMS, seed=3, options=options)
     problems = [problem.text for problem in load_problems([source])]
     spent = Spent()
@@ -185,7 +191,7 @@ async def arithmetic(running: Replicas) -> Spent:
 
 
 async def solution(running: Replicas, problem: str, seed: int, spent: Spent) -> None:
-    ids, steps = b"", ()
+    ids, steps = b"", tuple[str, ...]()
     for depth in range(12):
         [step] = await expand(running, 0, problem, ids, 1, seed * 100 + depth, Sampling(), spent)
         ids, steps = ids + step.token_ids, (*steps, step.text)
@@ -198,7 +204,7 @@ async def tree(running: Replicas) -> Spent:
     """DVTS's tree with the first candidate always kept."""
     tokenizer = AutoTokenizer.from_pretrained(MODELS / "policy-0.6m")
     text = "3 + 5 * " * QUESTION_TOKENS
-    question = tokenizer.decode(tokenizer(text)["input_ids"][:QUESTION_TOKENS])
+    question = str(tokenizer.decode(tokenizer(text)["input_ids"][:QUESTION_TOKENS]))
     spent = Spent()
     async with asyncio.TaskGroup() as tasks:
         for place in range(SUBTREES):
@@ -209,7 +215,7 @@ async def tree(running: Replicas) -> Spent:
 
 
 async def subtree(running: Replicas, question: str, place: int, spent: Spent) -> None:
-    ids, steps, replica = b"", (), place % len(running.policies)
+    ids, steps, replica = b"", tuple[str, ...](), place % len(running.policies)
     sampling = Sampling(delimiter=NO_DELIMITER)
     for depth in range(DEPTH):
         seed = place * 100 + depth

@@ -19,9 +19,10 @@ import asyncio
 import logging
 import statistics
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -48,13 +49,19 @@ TRANSPORT_N, TRANSPORT_SEEDS = 64, range(3)
 TOY_WIDTHS, TOY_SEEDS = (16,), range(2)
 AUCS = (0.7, 0.8, 0.9)
 LIMITS = Limits(max_solution_tokens=4096)
-STEPS = {"p": 0.8, "mean_steps": 8, "spread": 2, "step_tokens": 48.0, "step_cv": 0.6}
+STEPS: dict[str, Any] = {
+    "p": 0.8,
+    "mean_steps": 8,
+    "spread": 2,
+    "step_tokens": 48.0,
+    "step_cv": 0.6,
+}
 POLICY_TIME = {"iteration_s": 0.02, "sequence_s": 1e-5}
 PRM_TIME = {"iteration_s": 0.004, "sequence_s": 1e-5}
 STEP_S = sum(POLICY_TIME.values())
 SCORE_S = sum(PRM_TIME.values())
 
-Grow = Callable[[WorkUnit, SimulatedPolicy, SimulatedPRM], Awaitable[Growth]]
+Grow = Callable[[WorkUnit, SimulatedPolicy, SimulatedPRM], Coroutine[Any, Any, Growth]]
 GOAL_PATH, GOAL_BEAM, GOAL_WASTE = 0.9, 1.5, 0.3
 
 

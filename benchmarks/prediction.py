@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import JsonValue
 from rich.console import Console
 from rich.table import Table
 
@@ -244,7 +245,12 @@ async def measured(size: Size) -> list[tuple[str, float, Took]]:
 
 
 def _units(size: Size, seed: int) -> list[WorkUnit]:
-    options = {"min_terms": 2, "max_terms": 3, "min_digits": 2, "max_digits": 2}
+    options: dict[str, JsonValue] = {
+        "min_terms": 2,
+        "max_terms": 3,
+        "min_digits": 2,
+        "max_digits": 2,
+    }
     source = DataSource(
         source="reasoning_gym:chain_sum", size=size.problems, seed=seed, options=options
     )

@@ -76,7 +76,8 @@ def run_with_a_clock() -> None:
     sys.path.pop(0)
     from jobs import cli, driver
 
-    run_units: Any = driver.run_units
+    timed_module: Any = driver
+    run_units = timed_module.run_units
 
     async def timed(*arguments: Any) -> Any:
         first = True
@@ -86,7 +87,7 @@ def run_with_a_clock() -> None:
             first = False
             yield done
 
-    driver.run_units = timed
+    timed_module.run_units = timed
     cli.main()
 
 

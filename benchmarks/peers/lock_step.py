@@ -23,7 +23,7 @@ class LockStepGrowth(Growth):
 
     __slots__ = ()
 
-    async def write(self, parent: int, subtree: int, n: int) -> list[int]:
+    async def sample_unscored(self, parent: int, subtree: int, n: int) -> list[int]:
         """Samples n children, not yet scored."""
         expansion = await self.sample(parent, subtree, n)
         return self.put(parent, subtree, Draft(expansion, (None,) * n))
@@ -85,7 +85,7 @@ def _shares(active: list[int], n: int) -> list[tuple[int, int]]:
 
 async def _write_all(growth: LockStepGrowth, shares: list[tuple[int, int]]) -> list[int]:
     async with asyncio.TaskGroup() as tasks:
-        writing = [tasks.create_task(growth.write(node, 0, n)) for node, n in shares if n]
+        writing = [tasks.create_task(growth.sample_unscored(node, 0, n)) for node, n in shares if n]
     return [node for each in writing for node in each.result()]
 
 
@@ -104,7 +104,7 @@ class _Subtree:
 
     async def write(self) -> None:
         branching = self.growth.config.branching
-        self.candidates = tuple(await self.growth.write(self.node, self.place, branching))
+        self.candidates = tuple(await self.growth.sample_unscored(self.node, self.place, branching))
 
     def choose(self) -> None:
         [self.node] = self.growth.best(self.candidates, 1)

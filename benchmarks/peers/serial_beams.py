@@ -81,7 +81,7 @@ async def _tree(growth: LockStepGrowth, subtree: int, width: int, keep: int) -> 
 
 async def _children(growth: LockStepGrowth, node: int, subtree: int, n: int) -> list[int]:
     """A node's children, equal ones once, scored in one call."""
-    written = await growth.write(node, subtree, n)
+    written = await growth.sample_unscored(node, subtree, n)
     first = {growth.tree.texts[child]: child for child in reversed(written)}
     different = sorted(first.values())
     await growth.judge(different)

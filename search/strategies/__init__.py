@@ -1,7 +1,8 @@
 """The registry: one line a strategy. Nothing else in Branchwise knows them by name."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from typing import Any
 
 from search.growth import Growth
 from search.strategies.beam import beam
@@ -19,7 +20,7 @@ class Strategy:
     them is a valid smaller run.
     """
 
-    grow: Callable[[Growth, range], Awaitable[None]]
+    grow: Callable[[Growth, range], Coroutine[Any, Any, None]]
     summary: str
     uses_prm: bool
     branches: bool

@@ -26,7 +26,7 @@ FAMILY = "qwen2.5-math-prm"
 BRANCHING = 4
 MAX_BATCH = 64
 # Of each of the demo's three kinds of problems.
-SIZES, TOY_SIZES = (8, 4, 4), (2, 1, 1)
+SIZES, TOY_SIZES = (12, 6, 6), (2, 1, 1)
 NS, TOY_NS = (16, 64), (8,)
 
 

@@ -92,7 +92,7 @@ def _quiet() -> None:
     logging.getLogger("branchwise").setLevel(logging.WARNING)
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     # Ray's workers would else yield to whatever else runs, and the other engines would not.
-    os.environ.setdefault("RAY_worker_niceness", "0")  # noqa: SIM112 (Ray's spelling)
+    os.environ.setdefault("RAY_worker_niceness", "0")
     # its_hub warns of its own use of its own deprecated method at every step.
     warnings.filterwarnings("ignore", category=DeprecationWarning, module="its_hub")
 

@@ -38,6 +38,7 @@ def solution(subtree: int, answer: str, rewards: list[float], **columns: Any) ->
         "n": 4,
         "branching": 1,
         "keep": 4,
+        "variant": "",
         "subtree": subtree,
         "solution_id": f"{subtree}:0",
         "answer": answer,

@@ -68,6 +68,7 @@ def _search(problem: int, policy: str, strategy: str, n: int, branching: int) ->
         "n": n,
         "branching": branching,
         "keep": keep_count(strategy, n, branching),
+        "variant": "",
         "unit_id": f"p{problem:03}/{strategy}-{n}",
     }
 

@@ -77,7 +77,7 @@ async def beam(growth: Growth, subtrees: range) -> None:
         written = await _pool(own, active)
         completed += [node for node in written if tree.ends_solution(node)]
         going_on = [node for node in written if not tree.ends_solution(node)]
-        active = _best(growth, going_on)
+        active = best_in_pool(growth, going_on)
         tree.keep(active, going_on)
     solutions = completed[: growth.config.n]
     tree.keep(solutions)
@@ -85,22 +85,28 @@ async def beam(growth: Growth, subtrees: range) -> None:
 
 
 async def _pool(own: _Ruled, active: list[int]) -> list[int]:
-    """One iteration: the survivors, repeated in turn until there are N, each with a step more.
-
-    In the order of that list: the first copy of every survivor, then the second ones.
-    """
-    each, more = divmod(own.growth.config.n, len(active))
+    """One iteration: every beam of the pool with a step more, in the order of the pool."""
     async with asyncio.TaskGroup() as tasks:
         writing = [
-            tasks.create_task(_iteration(own, node, WHOLE_TREE, each + (place < more)))
-            for place, node in enumerate(active)
+            tasks.create_task(_iteration(own, node, WHOLE_TREE, share))
+            for node, share in copies(active, own.growth.config.n)
         ]
-    families = [family.result() for family in writing]
-    copies = range(max(map(len, families)))
-    return [family[copy] for copy in copies for family in families if copy < len(family)]
+    return in_pool_order([family.result() for family in writing])
 
 
-def _best(growth: Growth, going_on: list[int]) -> list[int]:
+def copies(active: list[int], n: int) -> list[tuple[int, int]]:
+    """How often each survivor stands in the pool: they are repeated in turn until there are n."""
+    each, more = divmod(n, len(active))
+    return [(node, each + (place < more)) for place, node in enumerate(active)]
+
+
+def in_pool_order(families: list[list[int]]) -> list[int]:
+    """Children as their parents stand in the pool: of every one's first copy, then the second."""
+    rounds = range(max(map(len, families)))
+    return [family[copy] for copy in rounds for family in families if copy < len(family)]
+
+
+def best_in_pool(growth: Growth, going_on: list[int]) -> list[int]:
     """The N/M best in the order in which they stand; of equal scores the later ones.
 
     There they are the end of an ascending sort, whose order of equal scores is left open.
@@ -111,8 +117,6 @@ def _best(growth: Growth, going_on: list[int]) -> list[int]:
 
 async def _iteration(own: _Ruled, node: int, subtree: int, n: int) -> list[int]:
     """n scored candidates after a node: a step each, or in the last iteration all that is left."""
-    if not n:
-        return []
     if not own.is_last(node):
         return await candidates(own.growth, node, subtree, n)
     growth = _last_call(own.growth, node)

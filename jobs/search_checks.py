@@ -20,6 +20,8 @@ def rule_complaints(where: str, search: SearchSettings) -> Iterator[str]:
         yield f"{where}.score_every: {search.strategy} chooses no candidates by score: remove it"
     if search.width_temperature != WIDTH_TEMPERATURE and search.strategy != "rebase":
         yield f"{where}.width_temperature: {search.strategy} divides no width: remove it"
+    if search.compat_options and not _has_options(search):
+        yield f"{where}.compat_options: only the beam of search_and_learn has them: remove it"
     if search.compat:
         yield from _compat_complaints(where, search, search.compat)
 
@@ -33,6 +35,10 @@ def _compat_complaints(where: str, search: SearchSettings, compat: Compat) -> It
         if search.lookahead and not _looks_ahead(search, compat):
             yield f"{where}.lookahead: {compat} scores {search.strategy} without it: remove it"
         yield from _reduction_complaints(where, search, compat)
+
+
+def _has_options(search: SearchSettings) -> bool:
+    return search.compat is Compat.SEARCH_AND_LEARN and search.strategy == "beam"
 
 
 def _looks_ahead(search: SearchSettings, compat: Compat) -> bool:

@@ -7,7 +7,14 @@ from pydantic import BeforeValidator, Field, JsonValue, PositiveFloat, PositiveI
 from actors.prm_families import PRM_FAMILIES
 from actors.prompts import CHAT, PROMPT_STYLES
 from jobs.data import DataSource, Section, did_you_mean, optional
-from search.config import WIDTH_TEMPERATURE, Compat, Limits, SearchConfig, variant_of
+from search.config import (
+    WIDTH_TEMPERATURE,
+    Compat,
+    CompatOption,
+    Limits,
+    SearchConfig,
+    variant_of,
+)
 from search.protocols import Sampling
 from search.rewards import Reduction
 from search.strategies import STRATEGIES, keep_count
@@ -120,6 +127,9 @@ class SearchSettings(Section):
         default=WIDTH_TEMPERATURE, description="How evenly rebase divides its width"
     )
     compat: Compat | None = optional("Published system whose rule is followed instead")
+    compat_options: tuple[CompatOption, ...] = Field(
+        default=(), description="Settings of search_and_learn's beam that are on"
+    )
 
     @field_validator("strategy")
     @classmethod
@@ -136,7 +146,13 @@ class SearchSettings(Section):
     @property
     def variant(self) -> str:
         """What tells it from other searches of its strategy; see `SearchConfig.variant`."""
-        return variant_of(self.compat, self.lookahead, self.score_every, self.width_temperature)
+        return variant_of(
+            self.compat,
+            self.compat_options,
+            self.lookahead,
+            self.score_every,
+            self.width_temperature,
+        )
 
     def candidates(self) -> int | None:
         """The branching M with its default; None for a strategy that does not branch."""
@@ -243,4 +259,5 @@ class Recipe(Section):
             score_every=search.score_every,
             width_temperature=search.width_temperature,
             compat=search.compat,
+            compat_options=search.compat_options,
         )

@@ -32,6 +32,13 @@ class Compat(StrEnum):
     COMPUTE_OPTIMAL_TTS = "compute_optimal_tts"
 
 
+class CompatOption(StrEnum):
+    """Settings of a published rule that are off by default there: of search_and_learn's beam."""
+
+    FILTER_DUPLICATES = "filter_duplicates"
+    SORT_COMPLETED = "sort_completed"
+
+
 WIDTH_TEMPERATURE = 0.2
 
 
@@ -45,7 +52,7 @@ class SearchConfig:
 
     Settings of some strategies: score_every: steps of a candidate; lookahead: greedy steps that
     the PRM reads after it; width_temperature: how evenly `rebase` divides its width; compat:
-    the system whose rule is followed instead.
+    the system whose rule is followed instead; compat_options: which of its settings are on.
     """
 
     strategy: str
@@ -60,11 +67,18 @@ class SearchConfig:
     score_every: int = 1
     width_temperature: float = WIDTH_TEMPERATURE
     compat: Compat | None = None
+    compat_options: tuple[CompatOption, ...] = ()
 
     @property
     def variant(self) -> str:
         """The settings that are not the default rule's, by name; "" if none is."""
-        return variant_of(self.compat, self.lookahead, self.score_every, self.width_temperature)
+        return variant_of(
+            self.compat,
+            self.compat_options,
+            self.lookahead,
+            self.score_every,
+            self.width_temperature,
+        )
 
     @property
     def scores_each_step(self) -> bool:
@@ -73,11 +87,16 @@ class SearchConfig:
 
 
 def variant_of(
-    compat: Compat | None, lookahead: int, score_every: int, width_temperature: float
+    compat: Compat | None,
+    compat_options: tuple[CompatOption, ...],
+    lookahead: int,
+    score_every: int,
+    width_temperature: float,
 ) -> str:
     """Names what tells searches of one strategy apart, such as "lookahead=2 score_every=4"."""
     others = {
         "compat": compat,
+        "compat_options": ",".join(sorted(set(compat_options))) or None,
         "lookahead": lookahead or None,
         "score_every": None if score_every == 1 else score_every,
         "width_temperature": None if width_temperature == WIDTH_TEMPERATURE else width_temperature,

@@ -22,7 +22,7 @@ from test_search_properties import (
 from test_strategies import PROBLEM, config_of, kept, rewards_by_id, search_script, solutions
 
 from search.budget import discarded_tokens
-from search.config import Compat, Limits, SearchConfig
+from search.config import Compat, CompatOption, Limits, SearchConfig
 from search.growth import Growth
 from search.partition import partition, run_unit
 from search.protocols import Expansion, PolicyPath, PRMPath, Sampling, StopReason
@@ -351,6 +351,10 @@ VARIANTS: list[tuple[Mapping[str, object], str]] = [
     ({"score_every": 4, "lookahead": 1}, "lookahead=1 score_every=4"),
     ({"width_temperature": 0.1}, "width_temperature=0.1"),
     ({"compat": Compat.SEARCH_AND_LEARN, "lookahead": 1}, "compat=search_and_learn lookahead=1"),
+    (
+        {"compat_options": (CompatOption.SORT_COMPLETED, CompatOption.FILTER_DUPLICATES)},
+        "compat_options=filter_duplicates,sort_completed",
+    ),
 ]
 
 

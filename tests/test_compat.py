@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from test_search_properties import POLICIES, PRMS, WORDS, Jittered, configs, problem_of, search
 from test_strategies import config_of, kept, search_script, solutions
 
-from search.config import Compat, Limits, SearchConfig
+from search.config import Compat, CompatOption, Limits, SearchConfig
 from search.growth import Growth
 from search.partition import partition
 from search.protocols import StopReason
@@ -68,6 +68,22 @@ def test_search_and_learn_returns_the_first_n_that_finished() -> None:
         ("a\n\na1\n\n", 2),
         ("c\n\nc2\n\n", 2),
     ]
+
+
+def test_its_options_sort_what_finished_and_leave_out_equal_beams() -> None:
+    config = replace(config_of("beam", 4, 2), compat=SAL)
+    sort = replace(config, compat_options=(CompatOption.SORT_COMPLETED,))
+    growth, _ = search_script(sort, POOL, POOL_REWARDS)
+    # Of b .9, c1 .9, x .1, z .2, y .8, w .9 the best four, of equal ones the first.
+    assert in_order(growth) == ["0:1", "0:2.0", "0:2.1.1", "0:0.0.1"]
+    # N=4 M=2 keep 2.  Round 1: a .5*  a .5 (again)  b .3*  c .1     both a are kept by default
+    script = {(): ["a", "a", "b", "c"], ("a",): ["x<eos>"] * 4, ("b",): ["y<eos>"] * 2}
+    rewards = {"a": 0.5, "b": 0.3, "c": 0.1, "x": 0.5, "y": 0.5}
+    growth, _ = search_script(config, script, rewards)
+    assert in_order(growth) == ["0:0.0", "0:1.0", "0:0.1", "0:1.1"]
+    once = replace(config, compat_options=(CompatOption.FILTER_DUPLICATES,))
+    growth, _ = search_script(once, script, rewards)
+    assert in_order(growth) == ["0:0.0", "0:2.0", "0:0.1", "0:2.1"]
 
 
 def test_the_clean_beam_gives_a_finished_one_a_place_and_no_child() -> None:

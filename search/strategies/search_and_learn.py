@@ -1,9 +1,8 @@
 """The published rules of search-and-learn (Hugging Face, 2024); none of its code.
 
-What differs from the clean rules of `best_of_n`, `beam` and `dvts` stands in docs/strategies.md. Of
-its settings `filter_duplicates` and `sort_completed` are off, as by default there. `max_steps` is
-its `num_iterations`, `max_step_tokens` its `max_tokens`. Invariant: what is written, kept and
-returned is what its lock-step schedule gives; when it is written is left to the event loop.
+What differs from the clean rules of `best_of_n`, `beam` and `dvts` stands in docs/strategies.md.
+`max_steps` is its `num_iterations`, `max_step_tokens` its `max_tokens`. Invariant: what is
+written, kept and returned is what its lock-step schedule gives; when is left to the event loop.
 """
 
 import asyncio
@@ -11,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from search.candidates import candidates, is_growing
+from search.config import CompatOption
 from search.growth import Growth
 from search.strategies.best_of_n import best_of_n as write_solutions
 from search.tree import ROOT
@@ -65,9 +65,9 @@ async def _grow_subtree(own: _Ruled, subtree: int) -> None:
 async def beam(growth: Growth, subtrees: range) -> None:
     """N beams a step; a finished one leaves the pool, and its place goes to the others.
 
-    The first N that finished are the solutions, whatever their scores: there are never fewer, for
-    the last of N beams have all finished. The best of those that go on are kept. Lookahead is not
-    looked at.
+    The first N that finished are the solutions, whatever their scores, or the best N; there are
+    never fewer, for in the last round all N finish. The best of those that go on are kept.
+    Lookahead is not looked at.
     """
     del subtrees  # a beam is one whole
     own = _ruled(growth, stop_at_boxed=False, cut_step_ends=True)
@@ -77,11 +77,23 @@ async def beam(growth: Growth, subtrees: range) -> None:
         written = await _pool(own, active)
         completed += [node for node in written if tree.ends_solution(node)]
         going_on = [node for node in written if not tree.ends_solution(node)]
-        active = best_in_pool(growth, going_on)
+        active = best_in_pool(growth, _told_apart(growth, going_on))
         tree.keep(active, going_on)
+    if CompatOption.SORT_COMPLETED in growth.config.compat_options:
+        completed.sort(key=growth.score, reverse=True)
     solutions = completed[: growth.config.n]
     tree.keep(solutions)
     tree.close(solutions)
+
+
+def _told_apart(growth: Growth, going_on: list[int]) -> list[int]:
+    """Without beams whose whole text an earlier one has, if the search is to leave them out."""
+    if CompatOption.FILTER_DUPLICATES not in growth.config.compat_options:
+        return going_on
+    first: dict[str, int] = {}
+    for node in going_on:
+        first.setdefault(growth.tree.text(node), node)
+    return list(first.values())
 
 
 async def _pool(own: _Ruled, active: list[int]) -> list[int]:

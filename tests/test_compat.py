@@ -4,6 +4,7 @@ In the trees a number after a step is its reward, `*` marks a kept step, `$` a s
 its solution by end of text, `|` one that hit its token limit, and `S` a solution.
 """
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -15,7 +16,7 @@ from test_strategies import config_of, kept, search_script, solutions
 
 from search.config import Compat, CompatOption, Limits, SearchConfig
 from search.growth import Growth
-from search.partition import partition
+from search.partition import partition, run_unit
 from search.protocols import StopReason
 from search.rows import node_table, solution_table
 from search.scripted import Script, ScriptedPolicy, SeededPolicy, SeededPRM
@@ -354,6 +355,26 @@ def test_a_sample_that_is_cut_off_is_written_once_more() -> None:
 
 
 # ---- what holds for every search
+
+SPLIT = [
+    replace(config_of(strategy, 12, 2), compat=compat, lookahead=lookahead)
+    for strategy in ("dvts", "best_of_n")
+    for compat, lookahead in ((SAL, 0), (TTS, 0), *((None, 1), (SAL, 1)) * (strategy == "dvts"))
+]
+
+
+@pytest.mark.parametrize("config", SPLIT, ids=lambda each: f"{each.strategy} {each.variant}")
+def test_no_size_of_units_changes_a_variant(config: SearchConfig) -> None:
+    def rows(size: int) -> list[object]:
+        found: list[object] = []
+        for unit in partition(problem_of("p1"), config, size):
+            growth = asyncio.run(run_unit(unit, SeededPolicy(), SeededPRM()))
+            for table in (node_table(unit, "x", growth.tree), solution_table(unit, "x", growth)):
+                found += table.drop_columns(["unit_id"]).to_pylist()
+        return sorted(found, key=repr)
+
+    assert rows(2) == rows(6) == rows(12)
+
 
 modest = settings(max_examples=30, deadline=None)
 PUBLISHED = [name for name, strategy in STRATEGIES.items() if strategy.published]

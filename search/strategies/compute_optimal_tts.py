@@ -10,6 +10,7 @@ import asyncio
 from dataclasses import replace
 from typing import Any
 
+from search.candidates import is_growing
 from search.growth import Growth, not_scored
 from search.protocols import Completion, StopReason
 from search.tree import ROOT
@@ -60,7 +61,7 @@ async def _grow_tree(growth: Growth, subtree: int, width: int, keep: int) -> lis
     """
     tree, frontier, ended = growth.tree, [ROOT], list[int]()
     while frontier:
-        growing = [node for node in frontier if node == ROOT or not tree.ends_solution(node)]
+        growing = [node for node in frontier if is_growing(growth, node)]
         families = await _families(growth, growing, subtree, width, keep)
         ended += [node for node in frontier if not families.get(node)]
         written = [child for node in growing for child in families[node]]

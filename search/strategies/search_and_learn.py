@@ -70,8 +70,8 @@ async def beam(growth: Growth, subtrees: range) -> None:
     Lookahead is not looked at.
     """
     del subtrees  # a beam is one whole
-    own = _ruled(growth, stop_at_boxed=False, cut_step_ends=True)
-    own.growth.config = replace(own.growth.config, lookahead=0)
+    blind = replace(growth, config=replace(growth.config, lookahead=0))
+    own = _ruled(blind, stop_at_boxed=False, cut_step_ends=True)
     tree, active, completed = growth.tree, [ROOT], list[int]()
     while active:
         written = await _pool(own, active)

@@ -122,6 +122,15 @@ def test_dvts_keeps_the_best_run() -> None:
     )
 
 
+@pytest.mark.parametrize("strategy", ["beam", "dvts"])
+def test_runs_without_an_end_are_best_of_n(strategy: str) -> None:
+    config = replace(config_of(strategy, 12, 4), score_every=40)
+    growth = search(config, "p1", SeededPolicy(), SeededPRM())
+    assert len(growth.tree.solutions) == 12
+    assert all(growth.tree.ends_solution(solution.node) for solution in growth.tree.solutions)
+    assert len(scored(growth)) == 12
+
+
 def test_every_step_of_a_run_is_seeded_by_its_place() -> None:
     config = replace(config_of("dvts", 2, 2), score_every=3)
     _, policy = search_script(config, SUBTREE, {"a2": 0.4, "b2": 0.6, "x": 0.7, "y2": 0.1})

@@ -294,6 +294,20 @@ def test_equal_empty_and_cut_steps_are_no_candidates() -> None:
     assert scored == 4 + 1 + 2
 
 
+@pytest.mark.parametrize("compat", [None, SAL])
+def test_an_empty_step_is_a_candidate_elsewhere(compat: Compat | None) -> None:
+    # N=2 M=2 keep 1.  Round 1: (nothing) 0*  a$ .9 S or *, by the rule
+    script = {(): [" ", "a"], (" ",): ["b<eos>", "c<eos>"], ("a",): ["d<eos>", "e<eos>"]}
+    rewards = {"a": 0.0, "b": 0.5, "c": 0.4, "d": 0.5, "e": 0.4}
+    growth, policy = grown(compat, config_of("beam", 2, 2), script, rewards)
+    # Neither scores more than 0: the default keeps the earlier one, search_and_learn the later.
+    assert policy.calls[1][0] == (" \n\n" if compat is None else "a\n\n")
+    assert len(growth.tree) == 4
+    again = {(): [" ", " "], (" ",): ["b<eos>", "c<eos>"]}
+    growth, _ = grown(compat, config_of("beam", 2, 2), again, rewards)
+    assert len(solutions(growth)) == 2
+
+
 def test_a_node_without_a_candidate_is_asked_again_and_then_ends() -> None:
     # N=2 M=2 keep 1.  Round 1: a .9*  b .1.  Of a: x| y|, three times more, and it is given up.
     script = {(): ["a", "b"], ("a",): ["x<cut>", "y<cut>"] * 4}
@@ -336,6 +350,27 @@ def test_each_tree_of_a_dvts_ends_with_one_solution() -> None:
     assert solutions(growth) == {"0:1": EOS, "1:0.0": EOS}
     growth, _ = grown(None, config_of("dvts", 4, 2), script, rewards)
     assert set(in_order(growth)) == {"0:0", "0:1", "1:0.0", "1:0.1"}
+
+
+def test_a_tree_of_a_dvts_ends_at_the_word_boxed_and_at_its_depth() -> None:
+    # N=2 M=2: a .9* -> "x \\boxed{" .8* S   c .2          at a depth of 1: a .9* S
+    open_box = "x \\boxed{"
+    script = {(): ["a", "b"], ("a",): [open_box, "c"]}
+    rewards = {"a": 0.9, "b": 0.1, open_box: 0.8, "c": 0.2}
+    growth, _ = grown(TTS, config_of("dvts", 2, 2), script, rewards)
+    assert solutions(growth) == {"0:0.0": BOXED}
+    limited = config_of("dvts", 2, 2, limits=Limits(max_steps=1))
+    growth, _ = grown(TTS, limited, script, rewards)
+    assert solutions(growth) == {"0:0": StopReason.MAX_STEPS}
+
+
+def test_an_empty_sample_is_written_once_more() -> None:
+    config = config_of("best_of_n", 1, 1)
+    for second, ended in (("a<eos>", {"0:1": EOS}), ("<eos>", {"0:1": EOS})):
+        growth, _ = grown(TTS, config, {(): ["<eos>", second]}, {"a": 0.5})
+        assert solutions(growth) == ended
+    growth, _ = grown(SAL, config, {(): ["<eos>"]}, {})
+    assert solutions(growth) == {"0:0": EOS}
 
 
 def test_a_sample_that_is_cut_off_is_written_once_more() -> None:

@@ -42,7 +42,7 @@ class LaidOut:
     """The tokens of a path: its header, and then each step's.
 
     The last step's reward is read at the last token of the last piece. `new_tokens` are those
-    of the last step alone.
+    of the path's new steps alone.
     """
 
     pieces: tuple[Tokens, ...]
@@ -97,8 +97,15 @@ class PRMLayout:
             units, tail = self._units(path.steps), []
         lay_out = self._as_one_text if self._is_whole else self._piece_by_piece
         pieces = lay_out(path.problem, [*units, *tail])
-        scored = self._compat or self._clean(path.steps[-1]) or len(path.steps) == 1
-        return LaidOut(pieces, sum(map(len, pieces[len(units) :])) if scored else 0)
+        new = self._new_units(path)
+        return LaidOut(pieces, sum(map(len, pieces[len(units) + 1 - new :])) if new else 0)
+
+    def _new_units(self, path: PRMPath) -> int:
+        """Of the path's new steps those that have a piece: an empty step has none, but alone."""
+        if self._compat:
+            return path.new_steps
+        new = sum(bool(self._clean(step)) for step in path.steps[-path.new_steps :])
+        return new or int(len(path.steps) == 1)
 
     def _units(self, steps: Sequence[str]) -> list[Unit]:
         cleaned = [text for text in map(self._clean, steps) if text]

@@ -25,7 +25,7 @@ from search.votes import Ballots, Floats, Vote, decide
 PASS = "pass"
 NO_REDUCTION = "none"
 CONFIDENCE = 0.95
-_SEARCH = ("policy", "strategy", "n", "branching", "keep")
+_SEARCH = ("policy", "strategy", "n", "branching", "keep", "variant")
 _COLUMNS = (*_SEARCH, "problem_id", "subtree", "solution_id")
 # What is read of `SOLUTIONS`: not the texts, which are most of it.
 SOLUTION_COLUMNS = (*_COLUMNS, "answer", "answer_class", "verdict", "rewards")
@@ -40,6 +40,7 @@ class Search:
     n: int
     branching: int
     keep: int
+    variant: str = ""
 
     @property
     def ks(self) -> list[int]:
@@ -142,10 +143,8 @@ def _slices(rows: pa.Table) -> Iterator[tuple[Search, str, pa.Table]]:
     starts = _starts(rows)
     for start, stop in zip(starts, [*starts[1:], len(rows)], strict=False):
         part = rows.slice(start, stop - start)
-        policy, strategy, n, branching, keep, problem_id = (
-            part[name][0].as_py() for name in (*_SEARCH, "problem_id")
-        )
-        yield Search(policy, strategy, n, branching, keep), problem_id, part
+        *search, problem_id = (part[name][0].as_py() for name in (*_SEARCH, "problem_id"))
+        yield Search(*search), problem_id, part
 
 
 def _starts(rows: pa.Table) -> list[int]:
@@ -166,6 +165,7 @@ def _marks(search: Search, problem_id: str, part: pa.Table, run_seed: int) -> _M
         pc.equal(part["verdict"], "correct").to_numpy(zero_copy_only=False).astype(bool),
     )
     scores = _scores(search, part["rewards"].to_pylist())
+    # Without the variant: variants of a search are compared on the same sub-samples.
     seed = derive_seed(
         run_seed, "sub-samples", search.policy, search.strategy, search.n, problem_id
     )
@@ -257,6 +257,7 @@ def _rows(
         "n": np.array(search.ns)[point],
         "branching": np.full(values.size, search.branching),
         "keep": np.array([search.keep_at(n) for n in search.ns])[point],
+        "variant": [search.variant] * values.size,
         "searched_n": np.full(values.size, search.n),
         "reduction": pa.array([name for name, _ in search.cells]).take(pa.array(cell)),
         "vote": pa.array([name for _, name in search.cells]).take(pa.array(cell)),
@@ -279,12 +280,18 @@ class Point:
     n: int
     branching: int
     keep: int
+    variant: str
     searched_n: int
     reduction: str
     vote: str
     expected_correct: float
     ci_low: float | None
     ci_high: float | None
+
+    @property
+    def rule(self) -> str:
+        """The strategy, with what is not default about it: the name of a line."""
+        return f"{self.strategy} {self.variant}".rstrip()
 
 
 def summary(answers: pa.Table) -> list[Point]:
@@ -301,19 +308,19 @@ def summary(answers: pa.Table) -> list[Point]:
 
 def _place(point: Point) -> tuple[str, ...]:
     numbers = (str(point.n), str(point.branching))
-    return (point.policy, point.strategy, *numbers, point.reduction, point.vote)
+    return (point.policy, point.rule, *numbers, point.reduction, point.vote)
 
 
 def best_votes(points: Iterable[Point]) -> dict[tuple[str, str], Point]:
-    """For each policy and strategy the most accurate vote at its largest N (coverage is none).
+    """For each policy and rule the most accurate vote at its largest N (coverage is none).
 
     The best of up to twelve on the same problems flatters: report it as such.
     """
     best: dict[tuple[str, str], Point] = {}
     for point in points:
-        held = best.get((point.policy, point.strategy))
+        held = best.get((point.policy, point.rule))
         if point.vote != PASS and (held is None or _rank(point) > _rank(held)):
-            best[point.policy, point.strategy] = point
+            best[point.policy, point.rule] = point
     return best
 
 

@@ -19,9 +19,10 @@ from jobs.fit import (
     readable,
 )
 from jobs.settings import ModelSettings, Recipe
-from search.config import SearchConfig
+from search.config import Compat, SearchConfig
 from search.partition import partition
 from search.problem import Problem
+from search.strategies.compute_optimal_tts import RETRIES
 
 UNKNOWN = "unknown"
 # One core is left for work units, as cluster/deploy.py asks for.
@@ -63,7 +64,7 @@ def plan_run(recipe: Recipe) -> RunPlan:
         problems=_total([_problem_count(source) for source in recipe.data]),
         searches=len(configs),
         units=sum(1 for config in configs for _ in partition(anything, config, spu)),
-        level_tokens=sum(config.n * _solution_tokens(config) for config in configs),
+        level_tokens=sum(map(level_tokens, configs)),
         most_tokens=sum(map(most_tokens, configs)),
         gpus=max(map(_gpus, models[0])) + sum(map(_gpus, models[1])),
         cores=max(map(_cores, models[0])) + sum(map(_cores, models[1])) + CORES_FOR_UNITS,
@@ -75,12 +76,23 @@ def most_tokens(config: SearchConfig) -> int:
     """Policy tokens of one search over one problem, at most.
 
     Each of the N/M kept paths grows to a whole solution, and at every step loses M - 1
-    candidates, which may be far longer than the step that was kept.
+    candidates, which may be far longer than the step that was kept; `rebase` may keep one of N.
+    Before each candidate is scored `lookahead` steps more are written. What is empty or cut off
+    `compute_optimal_tts` asks for again.
     """
     limits, whole = config.limits, _solution_tokens(config)
-    step = min(limits.max_step_tokens, whole)
-    discarded = (config.branching - 1) * min(limits.max_steps, whole) * step
-    return config.n // config.branching * (whole + discarded)
+    step, steps = min(limits.max_step_tokens, whole), min(limits.max_steps, whole)
+    branching = config.n if config.strategy == "rebase" else config.branching
+    discarded = (branching - 1) * steps * step
+    ahead = branching * steps * min(whole, config.lookahead * step)
+    again = 1 + RETRIES if config.compat is Compat.COMPUTE_OPTIMAL_TTS else 1
+    return config.n // branching * again * (whole + discarded + ahead)
+
+
+def level_tokens(config: SearchConfig) -> int:
+    """Policy tokens if every step is as long as those of the longest solution are on average."""
+    ahead = config.lookahead / config.score_every
+    return round(config.n * _solution_tokens(config) * (1 + ahead))
 
 
 def _solution_tokens(config: SearchConfig) -> int:

@@ -14,6 +14,7 @@ from jobs.engine_checks import (
     prompt_complaints,
     sharing_complaints,
 )
+from jobs.search_checks import rule_complaints
 from jobs.settings import ModelSettings, PolicySettings, Recipe, SearchSettings
 from search.strategies import STRATEGIES
 
@@ -108,6 +109,7 @@ def _search_complaints(where: str, search: SearchSettings, has_prm: bool) -> Ite
     elif branching:
         for n in search.n:
             yield from _width_complaints(where, n, branching)
+    yield from rule_complaints(where, search)
 
 
 def _width_complaints(where: str, n: int, branching: int) -> Iterator[str]:
@@ -134,9 +136,10 @@ def _repeated_searches(searches: Sequence[SearchSettings], names: Sequence[str])
     # Tables and work units name a search by these alone, so a reduction tells none apart.
     seen: set[tuple[str, str, int, int | None]] = set()
     for place, search in enumerate(searches):
+        rule = f"{search.strategy} {search.variant}".rstrip()
         for n in search.n:
-            keys = {(p, search.strategy, n, search.branching) for p in names if search.is_run_by(p)}
+            keys = {(p, rule, n, search.branching) for p in names if search.is_run_by(p)}
             if keys & seen:
-                what = f"{search.strategy} with n={n} and the same branching"
+                what = f"{rule} with n={n} and the same branching"
                 yield f"searches.{place} repeats {what}: remove one"
             seen |= keys

@@ -33,7 +33,7 @@ from search.votes import Vote
 
 SHOWN_ERRORS = 20
 _TEMPLATE = "report_template.md.j2"
-_SEARCH = ["policy", "strategy", "n", "branching", "keep"]
+_SEARCH = ["policy", "strategy", "variant", "n", "branching", "keep"]
 _COSTS = (
     "solutions",
     "generated_policy_tokens",
@@ -146,37 +146,37 @@ def _sentence(run: ReportedRun, compared: list[Comparison]) -> str:
 def _compared_in_words(best: Comparison, single: Point, strategies: int) -> str:
     point = best.point
     return (
-        f"{point.policy} with {point.strategy} at N = {point.n} answers "
+        f"{point.policy} with {point.rule} at N = {point.n} answers "
         f"{_percent(point.expected_correct)} % of the problems correctly; {single.policy} with "
         f"{sample_name(single)} answers {_percent(single.expected_correct)} %. "
         f"The difference is {_points(best.difference)} points (95 % interval "
         f"{_points(best.low)} to {_points(best.high)}, paired by problem): the small policy "
         f"with search is **{best.verdict}** the largest policy's {sample_name(single)}."
-        + (f" {point.strategy} is the best of {strategies} strategies." if strategies > 1 else "")
+        + (f" {point.rule} is the best of {strategies} strategies." if strategies > 1 else "")
     )
 
 
 def _lines(run: ReportedRun, choice: Choice | None) -> list[Row]:
-    """Points by N for each policy, strategy and branching; coverage if no choice is given."""
+    """Points by N for each policy, rule and branching; coverage if no choice is given."""
     lines: dict[tuple[int, str, int], dict[int, Point]] = {}
     for point in run.points:
         if choice.shows(point) if choice else point.vote == PASS:
-            place = (run.policies.index(point.policy), point.strategy, point.branching)
+            place = (run.policies.index(point.policy), point.rule, point.branching)
             lines.setdefault(place, {})[point.n] = point
     return [
-        {"policy": run.policies[place], "strategy": strategy, "branching": width, "points": points}
-        for (place, strategy, width), points in sorted(lines.items(), key=lambda line: line[0])
+        {"policy": run.policies[place], "strategy": rule, "branching": width, "points": points}
+        for (place, rule, width), points in sorted(lines.items(), key=lambda line: line[0])
     ]
 
 
 def _vote_rows(run: ReportedRun) -> list[Row]:
-    """Accuracy at full N: a row for each policy, strategy and reduction, a column a vote."""
+    """Accuracy at full N: a row for each policy, rule and reduction, a column a vote."""
     rows: dict[tuple[int, str, str], Row] = {}
     for point in at_full_n(run.points):
-        place = (run.policies.index(point.policy), point.strategy, point.reduction)
+        place = (run.policies.index(point.policy), point.rule, point.reduction)
         if point.vote != PASS:
             rows.setdefault(place, {"n": point.n, "reduction": point.reduction})
-            rows[place] |= {"policy": point.policy, "strategy": point.strategy}
+            rows[place] |= {"policy": point.policy, "strategy": point.rule}
             rows[place][point.vote] = point.expected_correct
     return [rows[place] for place in sorted(rows, key=lambda place: place[:2])]
 

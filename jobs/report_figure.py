@@ -117,13 +117,19 @@ def _draw_lines(
 ) -> None:
     shown = [p for p in run.points if p.policy == policy and choice.shows(p)]
     for strategy in STRATEGIES:
-        widths = sorted({p.branching for p in run.points if p.strategy == strategy})
-        for width in widths:
-            line = [p for p in shown if (p.strategy, p.branching) == (strategy, width)]
-            name = strategy + (f", M = {width}" if len(widths) > 1 else "")
-            label = name + (f", {run.label}" if several else "")
-            dash = _RUN_STYLES[(place + widths.index(width)) % len(_RUN_STYLES)]
+        kinds = sorted({(p.rule, p.branching) for p in run.points if p.strategy == strategy})
+        for number, kind in enumerate(kinds):
+            line = [p for p in shown if (p.rule, p.branching) == kind]
+            label = _line_name(kind, kinds) + (f", {run.label}" if several else "")
+            dash = _RUN_STYLES[(place + number) % len(_RUN_STYLES)]
             _draw_line(axis, sorted(line, key=lambda p: p.n), strategy, dash, label)
+
+
+def _line_name(kind: tuple[str, int], kinds: list[tuple[str, int]]) -> str:
+    """A rule, with its branching where there are several."""
+    rule, branching = kind
+    several = len({width for name, width in kinds if name == rule}) > 1
+    return rule + (f", M = {branching}" if several else "")
 
 
 def _draw_line(axis: "Axes", line: list[Point], strategy: str, dash: Any, label: str) -> None:

@@ -22,6 +22,14 @@ from search.strategies import STRATEGIES
 from search.votes import Vote
 
 Row = dict[str, Any]
+_POINT = ("policy", "strategy", "branching", "variant")
+# All that the policy computed.
+_POLICY_TOKENS = (
+    "generated_policy_tokens",
+    "computed_prefix_policy_tokens",
+    "wasted_policy_tokens",
+    "lookahead_policy_tokens",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +110,15 @@ def _parameters(units: pa.Table, policy: str) -> float:
     rows = rows.filter(pc.greater(rows["flops"], 0.0))
     if not len(rows):
         return 0.0
-    written = pc.add(rows["generated_policy_tokens"], rows["computed_prefix_policy_tokens"])
-    tokens = np.stack([written.to_numpy(), rows["computed_prm_tokens"].to_numpy()], axis=1)
+    written = np.sum([_tokens(rows, name) for name in _POLICY_TOKENS], axis=0)
+    tokens = np.stack([written, _tokens(rows, "computed_prm_tokens")], axis=1)
     unknown = tokens[:, tokens.any(axis=0)].astype(np.float64)
     solved, _, rank, _ = np.linalg.lstsq(unknown, rows["flops"].to_numpy() / 2, rcond=None)
     return float(np.round(solved[0])) if rank == unknown.shape[1] else 0.0
+
+
+def _tokens(units: pa.Table, column: str) -> Any:
+    return pc.fill_null(units[column], 0).to_numpy()
 
 
 def baseline(run: ReportedRun) -> Point | None:
@@ -118,7 +130,7 @@ def baseline(run: ReportedRun) -> Point | None:
 
 def sample_name(single: Point) -> str:
     """How the baseline was measured, in words."""
-    return "one sample" if single.n == 1 else f"any of {single.n} ({single.strategy})"
+    return "one sample" if single.n == 1 else f"any of {single.n} ({single.rule})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +154,7 @@ class Comparison:
 
 
 def comparisons(run: ReportedRun, choice: Choice) -> list[Comparison]:
-    """Every policy and strategy at its largest N, smallest policy first."""
+    """Every policy and rule at its largest N, smallest policy first."""
     single = baseline(run)
     if single is None:
         return []
@@ -161,7 +173,7 @@ def _compared(run: ReportedRun, point: Point, single: Point) -> Comparison:
 
 def _by_problem(answers: pa.Table, point: Point) -> dict[str, float]:
     keep = pc.is_valid(answers["problem_id"])
-    for name in ("policy", "strategy", "n", "branching", "searched_n", "reduction", "vote"):
+    for name in (*_POINT, "n", "searched_n", "reduction", "vote"):
         keep = pc.and_(keep, pc.equal(answers[name], getattr(point, name)))
     rows = answers.filter(keep)
     problems, values = rows["problem_id"].to_pylist(), rows["expected_correct"].to_pylist()
@@ -169,10 +181,10 @@ def _by_problem(answers: pa.Table, point: Point) -> dict[str, float]:
 
 
 def at_full_n(points: Iterable[Point]) -> list[Point]:
-    """For each policy, strategy, reduction and vote the point with the largest N."""
+    """For each policy, rule, reduction and vote the point with the largest N."""
     widest: dict[tuple[str, ...], Point] = {}
     for point in points:
-        place = (point.policy, point.strategy, point.reduction, point.vote)
+        place = (point.policy, point.rule, point.reduction, point.vote)
         if place not in widest or point.n > widest[place].n:
             widest[place] = point
     return list(widest.values())

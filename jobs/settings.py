@@ -7,7 +7,14 @@ from pydantic import BeforeValidator, Field, JsonValue, PositiveFloat, PositiveI
 from actors.prm_families import PRM_FAMILIES
 from actors.prompts import CHAT, PROMPT_STYLES
 from jobs.data import DataSource, Section, did_you_mean, optional
-from search.config import Limits, SearchConfig
+from search.config import (
+    WIDTH_TEMPERATURE,
+    Compat,
+    CompatOption,
+    Limits,
+    SearchConfig,
+    variant_of,
+)
 from search.protocols import Sampling
 from search.rewards import Reduction
 from search.strategies import STRATEGIES, keep_count
@@ -110,6 +117,19 @@ class SearchSettings(Section):
         description="How step rewards become the score that keeps a candidate",
     )
     policies: tuple[str, ...] | None = optional("Names of the policies that run it; all if null")
+    lookahead: int = Field(
+        default=0, ge=0, description="Greedy steps that the PRM reads after a candidate"
+    )
+    score_every: PositiveInt = Field(
+        default=1, description="Steps of a candidate, which is scored at its end"
+    )
+    width_temperature: PositiveFloat = Field(
+        default=WIDTH_TEMPERATURE, description="How evenly rebase divides its width"
+    )
+    compat: Compat | None = optional("Published system whose rule is followed instead")
+    compat_options: tuple[CompatOption, ...] = Field(
+        default=(), description="Settings of search_and_learn's beam that are on"
+    )
 
     @field_validator("strategy")
     @classmethod
@@ -122,6 +142,17 @@ class SearchSettings(Section):
     def is_run_by(self, policy: str) -> bool:
         """Whether a policy, by its name, runs this search."""
         return self.policies is None or policy in self.policies
+
+    @property
+    def variant(self) -> str:
+        """What tells it from other searches of its strategy; see `SearchConfig.variant`."""
+        return variant_of(
+            self.compat,
+            self.compat_options,
+            self.lookahead,
+            self.score_every,
+            self.width_temperature,
+        )
 
     def candidates(self) -> int | None:
         """The branching M with its default; None for a strategy that does not branch."""
@@ -224,4 +255,9 @@ class Recipe(Section):
             run_seed=self.seed,
             limits=Limits(**self.limits.model_dump()),
             sampling=Sampling(**self.sampling.model_dump()),
+            lookahead=search.lookahead,
+            score_every=search.score_every,
+            width_temperature=search.width_temperature,
+            compat=search.compat,
+            compat_options=search.compat_options,
         )

@@ -30,14 +30,14 @@ def print_summary(outcome: RunOutcome, files: ReportFiles, console: Console) -> 
 
 
 def accuracy_table(run: ReportedRun) -> Table:
-    """A row for each policy and strategy, a column for each N."""
+    """A row for each policy and rule, a column for each N."""
     points = [point for point in run.points if SHOWN.shows(point)]
     sizes = sorted({point.n for point in points})
     title = f"accuracy in % at N ({SHOWN.reduction}, {SHOWN.vote})"
     table = Table("policy", "strategy", *map(str, sizes), title=title)
-    lines = dict.fromkeys((point.policy, point.strategy) for point in points)
+    lines = dict.fromkeys((point.policy, point.rule) for point in points)
     for line in sorted(lines, key=lambda line: (run.policies.index(line[0]), line[1])):
-        by_size = {p.n: p for p in points if (p.policy, p.strategy) == line}
+        by_size = {p.n: p for p in points if (p.policy, p.rule) == line}
         table.add_row(*line, *(_cell(by_size.get(size)) for size in sizes))
     return table
 

@@ -18,7 +18,8 @@ class Budget:
     speculation: generations, policy and prefix tokens, minimal PRM tokens. What was computed
     is counted wherever it was: wasted tokens, computed prefix and PRM tokens. `speculated`: written
     before it was known to be needed; `wasted`: written to its end and not needed; of `aborted`
-    sequences, given up in mid-text, nobody tells the tokens.
+    sequences, given up in mid-text, nobody tells the tokens. `lookahead`: written for the PRM
+    alone to read, and in no tree.
     """
 
     generations: int = 0
@@ -30,6 +31,7 @@ class Budget:
     speculated_policy_tokens: int = 0
     wasted_policy_tokens: int = 0
     aborted_generations: int = 0
+    lookahead_policy_tokens: int = 0
     policy_replica: str = ""
     prm_replica: str = ""
 
@@ -57,12 +59,18 @@ class Budget:
         self.prefix_tokens_computed += expansion.prefix_tokens_computed
         self.prm_tokens_computed += sum(score.tokens_computed for score in scores if score)
 
+    def spend_lookahead(self, expansion: Expansion) -> None:
+        """Counts a step that is written for the PRM to read and then forgotten."""
+        self.lookahead_policy_tokens += _tokens(expansion)
+        self.prefix_tokens_computed += expansion.prefix_tokens_computed
+        self.policy_replica = expansion.replica
+
     def flops(self, policy_parameters: int, prm_parameters: int) -> float:
         """Forward cost, 2 x parameters x tokens (Kaplan et al. 2020, section 2.1).
 
         Counts every token computed: sampled, prompt and prefix that missed the cache, PRM.
         """
-        sampled = self.policy_tokens + self.wasted_policy_tokens
+        sampled = self.policy_tokens + self.wasted_policy_tokens + self.lookahead_policy_tokens
         policy = policy_parameters * (sampled + self.prefix_tokens_computed)
         prm = prm_parameters * self.prm_tokens_computed
         return float(FLOPS_PER_PARAMETER_AND_TOKEN * (policy + prm))

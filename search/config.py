@@ -1,6 +1,7 @@
 """What one search is told: three widths, limits, sampling, and its part of the work."""
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from search.protocols import Carried, Sampling
 from search.rewards import Reduction
@@ -11,13 +12,34 @@ class Limits(Carried):
     """Checked in this order after every step: end of text, boxed answer, tokens, steps.
 
     `max_step_tokens` ends a step that found no delimiter; `stop_at_boxed` ends a solution
-    with the step that holds a complete boxed answer.
+    with the step that holds a complete boxed answer. Two rules of published systems, off here:
+    `box_mark`, a text that counts as a boxed answer wherever it stands; `cut_step_ends`, a step
+    that found no delimiter ends its solution.
     """
 
     max_steps: int = 40
     max_step_tokens: int = 512
     max_solution_tokens: int = 2048
     stop_at_boxed: bool = True
+    box_mark: str = ""
+    cut_step_ends: bool = False
+
+
+class Compat(StrEnum):
+    """Published systems whose rules can be followed (docs/strategies.md)."""
+
+    SEARCH_AND_LEARN = "search_and_learn"
+    COMPUTE_OPTIMAL_TTS = "compute_optimal_tts"
+
+
+class CompatOption(StrEnum):
+    """Settings of a published rule that are off by default there: of search_and_learn's beam."""
+
+    FILTER_DUPLICATES = "filter_duplicates"
+    SORT_COMPLETED = "sort_completed"
+
+
+WIDTH_TEMPERATURE = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +49,10 @@ class SearchConfig:
     n: solutions a search returns; branching: candidates sampled for each kept node; keep:
     nodes kept at a step (N/M for beam, 1 a subtree for DVTS, N for independent samples).
     reduction: how step rewards become the score by which candidates are kept.
+
+    Settings of some strategies: score_every: steps of a candidate; lookahead: greedy steps that
+    the PRM reads after it; width_temperature: how evenly `rebase` divides its width; compat:
+    the system whose rule is followed instead; compat_options: which of its settings are on.
     """
 
     strategy: str
@@ -37,3 +63,42 @@ class SearchConfig:
     run_seed: int
     limits: Limits = field(default_factory=Limits)
     sampling: Sampling = field(default_factory=Sampling)
+    lookahead: int = 0
+    score_every: int = 1
+    width_temperature: float = WIDTH_TEMPERATURE
+    compat: Compat | None = None
+    compat_options: tuple[CompatOption, ...] = ()
+
+    @property
+    def variant(self) -> str:
+        """The settings that are not the default rule's, by name; "" if none is."""
+        return variant_of(
+            self.compat,
+            self.compat_options,
+            self.lookahead,
+            self.score_every,
+            self.width_temperature,
+        )
+
+    @property
+    def scores_each_step(self) -> bool:
+        """Whether a candidate is one step, and scored as it stands."""
+        return self.score_every == 1 and self.lookahead == 0
+
+
+def variant_of(
+    compat: Compat | None,
+    compat_options: tuple[CompatOption, ...],
+    lookahead: int,
+    score_every: int,
+    width_temperature: float,
+) -> str:
+    """Names what tells searches of one strategy apart, such as "lookahead=2 score_every=4"."""
+    others = {
+        "compat": compat,
+        "compat_options": ",".join(sorted(set(compat_options))) or None,
+        "lookahead": lookahead or None,
+        "score_every": None if score_every == 1 else score_every,
+        "width_temperature": None if width_temperature == WIDTH_TEMPERATURE else width_temperature,
+    }
+    return " ".join(f"{name}={value}" for name, value in others.items() if value is not None)

@@ -39,6 +39,11 @@ class Draft:
     scores: tuple[Score | None, ...]
 
 
+def not_scored(expansion: Expansion) -> Draft:
+    """Children that are scored later, or never."""
+    return Draft(expansion, (None,) * len(expansion.completions))
+
+
 @dataclass(slots=True)
 class Growth:
     """One search under way: its tree, its budget, and who writes and who scores.
@@ -67,8 +72,8 @@ class Growth:
         """Writes a solution from its first step to its end, then scores it; its last node."""
         nodes = [ROOT]
         for expansion in await write_solution(self.policy, self._request(subtree)):
-            self._check_expansion(expansion, nodes[-1], 1)
-            nodes += self.put(nodes[-1], subtree, Draft(expansion, (None,)))
+            self.check_expansion(expansion, nodes[-1], 1)
+            nodes += self.put(nodes[-1], subtree, not_scored(expansion))
             self.tree.keep(nodes[-1:])
         self._check_end(nodes[-1])
         self.tree.forget_ids(nodes[1:])
@@ -86,10 +91,10 @@ class Growth:
             n,
             self.config.sampling,
             self._most_tokens(parent),
-            self._seed(parent, subtree),
+            self.seed(parent, subtree),
             first,
         )
-        self._check_expansion(expansion, parent, n)
+        self.check_expansion(expansion, parent, n)
         return expansion
 
     async def scored(self, parent: int, expansion: Expansion) -> Draft:
@@ -97,8 +102,9 @@ class Growth:
         completions = expansion.completions
         written = [each for each in completions if each.text.strip()]
         if self.prm is None or not written:
-            return Draft(expansion, (None,) * len(completions))
-        scores = await self.prm.score(self._prm_paths(parent, written))
+            return not_scored(expansion)
+        texts = [each.text for each in written]
+        scores = await self.prm.score(self._prm_paths(parent, texts))
         self._check_scores(scores, len(written))
         given = iter(scores)
         return Draft(
@@ -116,14 +122,24 @@ class Growth:
         self._note_scores([node for node, _ in scored], [score for _, score in scored if score])
         return nodes
 
+    async def score_paths(self, nodes: list[int], paths: list[PRMPath]) -> None:
+        """Scores nodes of the tree, each by the path given for it."""
+        if self.prm is None or not paths:
+            return
+        scores = await self.prm.score(paths)
+        self._check_scores(scores, len(paths))
+        self._note_scores(nodes, scores)
+
+    async def score_children(self, parent: int, nodes: list[int]) -> None:
+        """Scores children of one node in one call; an empty step has no score."""
+        written = [node for node in nodes if self.tree.texts[node].strip()]
+        texts = [self.tree.texts[node] for node in written]
+        await self.score_paths(written, self._prm_paths(parent, texts))
+
     async def _score_path(self, nodes: list[int]) -> None:
         """Scores all steps of a path at once; an empty last step has no score."""
         written = [node for node in nodes if self.tree.texts[node].strip()]
-        if self.prm is None or not written:
-            return
-        scores = await self.prm.score(self._prefixes(nodes, written))
-        self._check_scores(scores, len(written))
-        self._note_scores(written, scores)
+        await self.score_paths(written, self._prefixes(nodes, written))
 
     def _note_scores(self, nodes: list[int], scores: list[Score]) -> None:
         for node, score in zip(nodes, scores, strict=True):
@@ -146,11 +162,13 @@ class Growth:
     def _most_tokens(self, parent: int) -> int:
         return step_tokens_left(self.config.limits, self.tree.tokens_so_far(parent))
 
-    def _seed(self, parent: int, subtree: int) -> int:
-        config, node_id = self.config, self.tree.node_id(parent, subtree)
-        return node_seed(config.run_seed, self.problem.problem_id, config.strategy, node_id)
+    def seed(self, parent: int, subtree: int, purpose: str = "") -> int:
+        """The seed of a node's children, or of what else is drawn after it."""
+        config, place = self.config, self.tree.node_id(parent, subtree) + purpose
+        return node_seed(config.run_seed, self.problem.problem_id, config.strategy, place)
 
-    def _check_expansion(self, expansion: Expansion, parent: int, n: int) -> None:
+    def check_expansion(self, expansion: Expansion, parent: int, n: int) -> None:
+        """Raises PolicyError if these are not n steps within the limits of one after `parent`."""
         where = f"problem {self.problem.problem_id!r} after step {self.tree.depth(parent)}"
         lengths = [count_ids(c.token_ids) for c in expansion.completions]
         if len(lengths) != n or not all(lengths):
@@ -179,16 +197,16 @@ class Growth:
         reason = end_of_step(self.config.limits, completion, before, steps)
         return Completion(completion.text, completion.token_ids, completion.logprob, reason)
 
-    def _prm_paths(self, parent: int, completions: list[Completion]) -> list[PRMPath]:
+    def _prm_paths(self, parent: int, texts: list[str]) -> list[PRMPath]:
         delimiter, tree = self.config.sampling.delimiter, self.tree
         before = [tree.texts[step].removesuffix(delimiter) for step in tree.path(parent)]
         return [
             PRMPath(
                 self.problem.text,
-                (*before, each.text.removesuffix(delimiter)),
-                each.text.endswith(delimiter),
+                (*before, text.removesuffix(delimiter)),
+                text.endswith(delimiter),
             )
-            for each in completions
+            for text in texts
         ]
 
     def _prefixes(self, nodes: list[int], wanted: list[int]) -> list[PRMPath]:

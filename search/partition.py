@@ -47,7 +47,8 @@ def partition(
 
 def unit_id(problem: Problem, config: SearchConfig, first: int, stop: int) -> str:
     """A name that is the same in every run of the same recipe."""
-    return f"{problem.problem_id}/{config.strategy}-{config.n}x{config.branching}/{first}-{stop}"
+    search = f"{config.strategy}-{config.n}x{config.branching} {config.variant}".rstrip()
+    return f"{problem.problem_id}/{search}/{first}-{stop}"
 
 
 async def run_unit(unit: WorkUnit, policy: Policy, prm: PRM | None, slots: int = 0) -> Growth:
@@ -60,5 +61,6 @@ async def run_unit(unit: WorkUnit, policy: Policy, prm: PRM | None, slots: int =
     growth = Growth(
         unit.problem, policy, scorer if strategy.uses_prm else None, unit.config, slots=slots
     )
-    await strategy.grow(growth, range(unit.first, unit.stop))
+    grow = strategy.rule(unit.config.compat)
+    await grow(growth, range(unit.first, unit.stop))
     return growth

@@ -60,11 +60,14 @@ class PRMPath(Carried):
     """A partial solution as text; only its last step is to be scored.
 
     Steps come without their delimiter; `unfinished` says that the last one ended in it.
+    `new_steps`: how many of the last steps no earlier path led to; it changes no reward, only
+    what a perfect cache would have had to compute.
     """
 
     problem: str
     steps: tuple[str, ...]
     unfinished: bool = False
+    new_steps: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +102,7 @@ class Expansion(Carried):
 class Score(Carried):
     """The reward of a path's last step in [0, 1], and its cost in PRM tokens.
 
-    `tokens_minimal` is what a perfect cache would have computed: the new step alone.
+    `tokens_minimal` is what a perfect cache would have computed: the new steps alone.
     """
 
     reward: float

@@ -35,6 +35,7 @@ def search_columns(unit: WorkUnit, policy: str) -> Columns:
         "n": config.n,
         "branching": config.branching,
         "keep": config.keep,
+        "variant": config.variant,
         "unit_id": unit.unit_id,
     }
 
@@ -137,6 +138,7 @@ def unit_costs(growth: Growth, policy_parameters: int, prm_parameters: int) -> C
         "speculated_policy_tokens": budget.speculated_policy_tokens,
         "wasted_policy_tokens": budget.wasted_policy_tokens,
         "aborted_generations": budget.aborted_generations,
+        "lookahead_policy_tokens": budget.lookahead_policy_tokens,
         "computed_prm_tokens": budget.prm_tokens_computed,
         "minimal_prm_tokens": budget.prm_tokens_minimal,
         "flops": budget.flops(policy_parameters, prm_parameters),

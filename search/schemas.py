@@ -6,7 +6,7 @@ carry `SCHEMA_VERSION` in their metadata.
 
 import pyarrow as pa
 
-SCHEMA_VERSION = "2"
+SCHEMA_VERSION = "3"
 VERSION_KEY = b"branchwise.schema_version"
 _VERSIONED = {VERSION_KEY: SCHEMA_VERSION.encode()}
 
@@ -22,6 +22,7 @@ _SEARCH = (
     ("n", pa.int32()),
     ("branching", pa.int32()),
     ("keep", pa.int32()),
+    ("variant", pa.string()),
 )
 
 PROBLEMS = _schema(
@@ -95,6 +96,7 @@ UNITS = _schema(
     ("speculated_policy_tokens", pa.int64()),
     ("wasted_policy_tokens", pa.int64()),
     ("aborted_generations", pa.int64()),
+    ("lookahead_policy_tokens", pa.int64()),
     ("computed_prm_tokens", pa.int64()),
     ("minimal_prm_tokens", pa.int64()),
     ("flops", pa.float64()),

@@ -84,7 +84,7 @@ class Fake:
 
     def paid_score(self, path: PRMPath, reward: float) -> Score:
         """The reward and its cost, one token a byte."""
-        minimal = len(path.steps[-1].encode())
+        minimal = sum(len(step.encode()) for step in path.steps[-path.new_steps :])
         whole = len(path.problem.encode()) + sum(len(step.encode()) for step in path.steps)
         return Score(reward, minimal if self.cached else whole, minimal, self.replica)
 

@@ -124,11 +124,12 @@ class ModelledPRM:
 
     async def score(self, paths: Sequence[PRMPath]) -> list[Score]:
         """One reward for each path; the first one reads the prompt too."""
-        return [self._score(path.steps[-1]) for path in paths]
+        return [self._score(path.steps[-path.new_steps :]) for path in paths]
 
-    def _score(self, step: str) -> Score:
-        tokens, _, mark = step.partition(" ")
-        minimal = max(1, round(int(tokens) * self.model.prm_tokens_per_token))
+    def _score(self, steps: Sequence[str]) -> Score:
+        tokens = sum(int(step.partition(" ")[0]) for step in steps)
+        mark = steps[-1].partition(" ")[2]
+        minimal = max(1, round(tokens * self.model.prm_tokens_per_token))
         prompt = 0 if self._prompt_read else self.model.prm_prompt_tokens
         self._prompt_read = True
         return Score(derive_seed(mark) % _DRAWS / _DRAWS, minimal + prompt, minimal)

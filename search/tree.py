@@ -9,7 +9,7 @@ A node takes about 60 bytes, its text, and 4 bytes a token for as long as steps 
 """
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from search.protocols import Completion, StopReason
@@ -139,10 +139,18 @@ class Tree:
         return self.stop_reason(node) not in STEP_ENDS
 
     def keep(self, nodes: Iterable[int], candidates: Iterable[int] = ()) -> None:
-        """Marks what the strategy keeps of its candidates; no step will follow the others."""
+        """Marks the kept candidates and the steps to them; no step will follow the others."""
         for node in nodes:
-            self.kept[node] = 1
-        self.forget_ids(node for node in candidates if not self.kept[node])
+            for step in self._not_kept(node):
+                self.kept[step] = 1
+        for node in candidates:
+            self.forget_ids(self._not_kept(node))
+
+    def _not_kept(self, node: int) -> Iterator[int]:
+        """The last steps of a path, up to the first that is kept: one, if each step is chosen."""
+        while node != ROOT and not self.kept[node]:
+            yield node
+            node = self.parents[node]
 
     def close(self, nodes: list[int]) -> None:
         """Counts these nodes as solutions; those that could go on are marked unfinished."""

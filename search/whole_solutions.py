@@ -90,10 +90,16 @@ def end_of_step(
     """Why a step ended: what ends its solution, if anything does, else what its engine says."""
     if completion.stop_reason is StopReason.EOS:
         return StopReason.EOS
-    if limits.stop_at_boxed and boxed_answer(completion.text):
+    if limits.stop_at_boxed and _is_boxed(limits, completion.text):
         return StopReason.BOXED
     if tokens_before + count_ids(completion.token_ids) >= limits.max_solution_tokens:
+        return StopReason.MAX_TOKENS
+    if limits.cut_step_ends and completion.stop_reason is StopReason.LENGTH:
         return StopReason.MAX_TOKENS
     if steps_before + 1 >= limits.max_steps:
         return StopReason.MAX_STEPS
     return completion.stop_reason
+
+
+def _is_boxed(limits: Limits, text: str) -> bool:
+    return limits.box_mark in text if limits.box_mark else bool(boxed_answer(text))

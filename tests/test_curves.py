@@ -38,6 +38,7 @@ def solution(subtree: int, answer: str, rewards: list[float], **columns: Any) ->
         "n": 4,
         "branching": 1,
         "keep": 4,
+        "variant": "",
         "subtree": subtree,
         "solution_id": f"{subtree}:0",
         "answer": answer,
@@ -124,6 +125,22 @@ def test_beam_has_one_point_and_may_have_fewer_solutions() -> None:
     assert {(row["n"], row["keep"], row["searched_n"]) for row in answers.to_pylist()} == {
         (16, 4, 16)
     }
+
+
+def test_variants_are_searches_of_their_own() -> None:
+    shared = {"strategy": "dvts", "n": 4, "branching": 2, "keep": 1}
+    rows = [
+        solution(place // 2, answer, [0.5], **shared, variant=variant)
+        for variant, answers in (("", ["7", "7", "7", "7"]), ("lookahead=1", ["3", "3", "7", "3"]))
+        for place, answer in enumerate(answers)
+    ]
+    answers = answers_table(table(rows), None, run_seed=1)
+    of_means = [point for point in summary(answers) if point.vote == PASS and point.n == 2]
+    assert {point.rule: point.expected_correct for point in of_means} == {
+        "dvts": 1.0,
+        "dvts lookahead=1": 0.5,
+    }
+    assert {rule for _, rule in best_votes(summary(answers))} == {"dvts", "dvts lookahead=1"}
 
 
 def test_aggregates_are_means_with_intervals_over_problems() -> None:

@@ -175,8 +175,8 @@ def test_the_duckdb_example_runs(runs_folder: Path, monkeypatch: pytest.MonkeyPa
     names = example(4, runs_folder, monkeypatch)
     rows = names["by_level"].fetchall()
     run = example(0, runs_folder, monkeypatch)["run"]
-    assert {row[2] for row in rows} == {"1", "2"}
-    assert sum(row[4] for row in rows) == run.solutions.num_rows
+    assert {row[3] for row in rows} == {"1", "2"}
+    assert sum(row[5] for row in rows) == run.solutions.num_rows
 
 
 def test_the_path_example_runs(runs_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

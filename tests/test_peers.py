@@ -1,7 +1,6 @@
 """The peers' schedules on fake engines: their order of work, and where their rule is ours."""
 
 import asyncio
-from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,7 +24,7 @@ from benchmarks.peers.measured import (
 )
 from benchmarks.peers.setting import load_setting, models
 from jobs.grading import Graders
-from search.config import Limits, SearchConfig
+from search.config import Compat, Limits, SearchConfig
 from search.growth import Growth
 from search.partition import partition, run_unit
 from search.problem import Problem
@@ -33,6 +32,7 @@ from search.protocols import PRM, Policy, PRMPath
 from search.rewards import Reduction
 from search.scripted import SeededPolicy, SeededPRM
 from search.strategies import keep_count
+from search.strategies.search_and_learn import copies, in_pool_order
 from search.votes import Vote
 
 pytestmark = pytest.mark.unit
@@ -52,9 +52,11 @@ def _config(strategy: str, seed: int) -> SearchConfig:
     return SearchConfig(strategy, N, BRANCHING, keep, Reduction.LAST, seed, limits)
 
 
-def _ours(strategy: str, seed: int, policy: Policy, problem: Problem) -> list[Growth]:
+def _ours(
+    strategy: str, seed: int, policy: Policy, problem: Problem, compat: Compat | None = None
+) -> list[Growth]:
     async def grow() -> list[Growth]:
-        units = partition(problem, _config(strategy, seed), N)
+        units = partition(problem, replace(_config(strategy, seed), compat=compat), N)
         return [await run_unit(unit, policy, SeededPRM()) for unit in units]
 
     return asyncio.run(grow())
@@ -127,16 +129,29 @@ def test_beams_that_end_early_leave_the_pool_and_all_places_stay_in_use() -> Non
     """search-and-learn's own rule: N answers, and the pool is filled up by the others."""
     for each in _theirs(lock_step.beam, "beam", 1, UNEVEN):
         assert len(each.candidates) == N
-    assert lock_step._shares([7, 8, 9], 8) == [(7, 3), (8, 3), (9, 2)]
+    assert copies([7, 8, 9], 8) == [(7, 3), (8, 3), (9, 2)]
+    assert in_pool_order([[1, 2, 3], [4, 5, 6], [7, 8]]) == [1, 4, 7, 2, 5, 8, 3, 6]
 
 
-def test_too_few_finished_beams_are_repeated_in_turn() -> None:
-    policy = SeededPolicy(p=1.0, mean_steps=1, spread=0)
-    config = replace(_config("beam", 1), n=4, keep=1)
-    growth = LockStepGrowth(PROBLEMS[0], policy, SeededPRM(), config)
-    [found] = asyncio.run(lock_step.beam([growth]))
-    assert Counter(_found_texts(found)).most_common()[0][1] == 1
-    assert len(found.candidates) == 4
+@pytest.mark.parametrize(
+    ("schedule", "strategy", "compat"),
+    [
+        (lock_step.beam, "beam", Compat.SEARCH_AND_LEARN),
+        (lock_step.dvts, "dvts", Compat.SEARCH_AND_LEARN),
+        (serial_beams.beam, "beam", Compat.COMPUTE_OPTIMAL_TTS),
+        (serial_beams.dvts, "dvts", Compat.COMPUTE_OPTIMAL_TTS),
+    ],
+)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_schedule_ends_with_what_its_rule_gives(
+    schedule: Schedule, strategy: str, compat: Compat, seed: int
+) -> None:
+    """`compat` follows the rules at another time of writing; the outcome is the same."""
+    for problem, each in zip(PROBLEMS, _theirs(schedule, strategy, seed, UNEVEN), strict=True):
+        ours = _texts(_ours(strategy, seed, UNEVEN, problem, compat))
+        assert sorted(_found_texts(each)) == sorted(ours)
+        if strategy == "beam":
+            assert _found_texts(each) == ours
 
 
 @dataclass

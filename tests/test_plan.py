@@ -256,6 +256,22 @@ def test_work_units_and_tokens_follow_from_the_searches() -> None:
     assert plan.most_tokens == 64 * 400 + 16 * (400 + 3 * 10 * 50)
 
 
+def test_tokens_of_variants_follow_from_their_rules() -> None:
+    limits = {"max_steps": 10, "max_step_tokens": 50, "max_solution_tokens": 400}
+
+    def planned(**search: Any) -> tuple[int, int]:
+        searches = [{"n": 64, **search}]
+        plan = plan_run(parse_recipe(fake_recipe(limits=limits, searches=searches)))
+        return plan.level_tokens, plan.most_tokens
+
+    assert planned(strategy="rebase") == (64 * 400, 400 + 63 * 10 * 50)
+    ahead = planned(strategy="dvts", lookahead=2, score_every=4)
+    # Each of at most ten candidates of a kept path has up to 100 tokens written after it.
+    assert ahead == (64 * 600, 16 * (400 + 3 * 10 * 50 + 4 * 10 * 100))
+    asked_again = planned(strategy="dvts", compat="compute_optimal_tts")
+    assert asked_again == (64 * 400, 4 * 16 * (400 + 3 * 10 * 50))
+
+
 def test_the_largest_policy_and_the_prm_run_at_once() -> None:
     gpu = {"engine": "fake", "gpus_per_replica": 1}
     policies = [gpu | {"name": "a", "model": "a", "replicas": 2}, gpu | {"name": "b", "model": "b"}]

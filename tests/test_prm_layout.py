@@ -233,6 +233,21 @@ def test_what_is_no_text_is_refused(zoo: dict[str, PRMLayout], family: str) -> N
             laid_out(zoo[family], step, problem=problem)
 
 
+# What is new in a path
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_all_new_steps_are_counted(zoo: dict[str, PRMLayout], family: str) -> None:
+    def laid_out_anew(layout: PRMLayout, *steps: str) -> LaidOut:
+        return layout.lay_out(PRMPath("What?", ("a", *steps), False, len(steps)))
+
+    for layout in (zoo[family], compat(zoo[family])):
+        found = laid_out_anew(layout, "b", "c")
+        assert found.new_tokens == sum(map(len, found.pieces[2:]))
+    for steps in (("b", " ", "c"), ("b", "c", " ")):
+        assert laid_out_anew(zoo[family], *steps) == laid_out_anew(zoo[family], "b", "c")
+
+
 # search-and-learn
 
 

@@ -139,14 +139,43 @@ def test_limits_and_sampling_reach_the_search() -> None:
     assert config.sampling == Sampling(temperature=0, delimiter=";")
 
 
+# Set by the rules of `compat`, not by a recipe.
+PUBLISHED_RULES = ("box_mark", "cut_step_ends")
+
+
 @pytest.mark.parametrize(
     ("section", "settings"), [(LimitSettings, Limits), (SamplingSettings, Sampling)]
 )
 def test_sections_have_the_fields_and_defaults_of_the_search(
     section: type[BaseModel], settings: type
 ) -> None:
-    assert list(section.model_fields) == [field.name for field in fields(settings)]
+    searched = [field.name for field in fields(settings) if field.name not in PUBLISHED_RULES]
+    assert list(section.model_fields) == searched
     assert settings(**section().model_dump()) == settings()
+
+
+def test_the_keys_of_variants_reach_the_search() -> None:
+    searches = [
+        {"strategy": "dvts", "n": 8, "lookahead": 2, "score_every": 3},
+        {"strategy": "dvts", "n": 8, "compat": "search_and_learn", "lookahead": 2},
+        {"strategy": "dvts", "n": 8, "compat": "compute_optimal_tts"},
+        {"strategy": "rebase", "n": 8, "width_temperature": 0.1},
+        {"strategy": "rebase", "n": 8},
+        {"strategy": "dvts", "n": 8},
+    ]
+    recipe = parse_recipe(fake_recipe(searches=searches))
+    assert [config.variant for config in recipe.search_configs()] == [
+        "lookahead=2 score_every=3",
+        "compat=search_and_learn lookahead=2",
+        "compat=compute_optimal_tts",
+        "width_temperature=0.1",
+        "",
+        "",
+    ]
+    assert recipe.search_configs()[3].keep == 8
+    twice = searches[:1] * 2
+    with pytest.raises(RecipeError, match="repeats dvts lookahead=2 score_every=3 with n=8"):
+        parse_recipe(fake_recipe(searches=twice))
 
 
 def sections_of(model: type[BaseModel]) -> list[type[BaseModel]]:

@@ -60,7 +60,8 @@ def write_run(
     return folder
 
 
-def _search(problem: int, policy: str, strategy: str, n: int, branching: int) -> Row:
+def _search(problem: int, policy: str, rule: str, n: int, branching: int) -> Row:
+    strategy, _, variant = rule.partition(" ")
     return {
         "problem_id": f"p{problem:03}",
         "policy": policy,
@@ -68,7 +69,8 @@ def _search(problem: int, policy: str, strategy: str, n: int, branching: int) ->
         "n": n,
         "branching": branching,
         "keep": keep_count(strategy, n, branching),
-        "unit_id": f"p{problem:03}/{strategy}-{n}",
+        "variant": variant,
+        "unit_id": f"p{problem:03}/{rule}-{n}",
     }
 
 
@@ -93,7 +95,9 @@ def _solutions(
 def _unit(shared: Row, rng: np.random.Generator) -> Row:
     written, prefix, scored = (int(tokens) for tokens in rng.integers(500, 1500, size=3))
     scored = 0 if shared["strategy"] == "majority" else scored
-    flops = 2.0 * (PARAMETERS[shared["policy"]] * (written + prefix) + PRM_PARAMETERS * scored)
+    ahead = int(rng.integers(500, 1500)) if "lookahead" in shared["variant"] else 0
+    computed = written + prefix + ahead
+    flops = 2.0 * (PARAMETERS[shared["policy"]] * computed + PRM_PARAMETERS * scored)
     return shared | {
         "status": "done",
         "seconds": 1.5,
@@ -101,6 +105,7 @@ def _unit(shared: Row, rng: np.random.Generator) -> Row:
         "generated_policy_tokens": written,
         "prefix_policy_tokens": 3 * prefix,
         "computed_prefix_policy_tokens": prefix,
+        "lookahead_policy_tokens": ahead,
         "computed_prm_tokens": scored,
         "minimal_prm_tokens": scored,
         "flops": flops,
@@ -142,6 +147,21 @@ def test_a_report_says_what_was_run_and_what_came_out(tmp_path: Path) -> None:
     assert "they agree on 100.0 %" in text
     assert "None" not in text
     assert "nan" not in text
+
+
+def test_variants_have_lines_of_their_own(tmp_path: Path) -> None:
+    searches = [("dvts", 16, 4), ("dvts lookahead=1", 16, 4), ("rebase", 16, 1)]
+    run = write_run(tmp_path / "demo", LADDER, searches)
+    files = write_report([run], tmp_path / "report")
+    text = files.markdown.read_text()
+    for rule in ("dvts", "dvts lookahead=1"):
+        assert f"| tiny | {rule} | 16 | 4 | 1 | 20 |" in text
+        assert f"| tiny | {rule} | 4 |" in text
+        assert f"tiny {rule} " in text
+    assert "| tiny | rebase | 16 | 1 | 16 | 20 |" in text
+    assert "<!-- dvts lookahead=1 -->" in files.svg.read_text()
+    # Sizes are read off costs, to which what was read ahead belongs.
+    assert "tiny (100 k parameters), middle (500 k parameters), large (3.4 M parameters)" in text
 
 
 def test_tables_are_well_formed(tmp_path: Path) -> None:

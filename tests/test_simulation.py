@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from jobs.prediction import DRIVER, POLICY, PRM, TAIL, TRANSPORT, Job, Predictio
 from jobs.recipe import parse_recipe
 from jobs.simulation import Fleet, simulate
 from jobs.step_statistics import assumed_steps, end_shares, measured_steps
-from search.config import Limits, SearchConfig
+from search.config import Compat, Limits, SearchConfig
 from search.errors import RecipeError
 from search.partition import partition
 from search.problem import Problem
@@ -50,6 +51,27 @@ def job_of(**changes: Any) -> Job:
         "prm_gpus": 1.0,
     }
     return Job(**given | changes)
+
+
+VARIANTS = [
+    config_of("rebase", 12),
+    replace(config_of("beam", 12, 4), keep=3, lookahead=1),
+    replace(config_of("dvts", 12, 4), score_every=2),
+    replace(config_of("beam", 12, 4), keep=3, compat=Compat.SEARCH_AND_LEARN),
+    replace(config_of("beam", 12, 4), keep=3, compat=Compat.COMPUTE_OPTIMAL_TTS),
+]
+
+
+@pytest.mark.parametrize("config", VARIANTS, ids=lambda each: f"{each.strategy} {each.variant}")
+def test_every_rule_can_be_simulated(config: SearchConfig) -> None:
+    fleet = Fleet(policy=POLICY_TIME, policies=1, admission=ROOMY, prm=PRM_TIME)
+    done = simulate(partition(Problem("p", "", ""), config, 64), fleet, VARIED)
+    assert done.solutions == 12
+    assert done.prm_tokens > 0
+    # Lookahead is written too, though it is no generation.
+    written = done.end.policy_tokens / (done.generations * VARIED.step_tokens)
+    assert (written > 1.5) == (config.lookahead > 0)
+    assert done == simulate(partition(Problem("p", "", ""), config, 64), fleet, VARIED)
 
 
 def test_one_solution_takes_its_steps_scores_and_calls() -> None:

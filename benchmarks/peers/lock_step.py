@@ -9,12 +9,12 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import cycle, islice
 
 from benchmarks.peers.measured import Candidate, Found, Search, candidates_of, timed
 from search.errors import first_cause
 from search.growth import Draft, Growth
 from search.protocols import PRMPath
+from search.strategies.search_and_learn import best_in_pool, copies, in_pool_order
 from search.tree import ROOT
 
 
@@ -64,29 +64,23 @@ async def _beam(growth: LockStepGrowth) -> list[Candidate]:
     """N steps at a time; a finished beam leaves the pool and its place goes to the others.
 
     Copies of one beam are asked for as one request of several samples. The first N that finished
-    are the solutions, whatever their scores; fewer are repeated in turn until there are N.
+    are the solutions, whatever their scores. The rule is that of `compat: search_and_learn`.
     """
     config, tree = growth.config, growth.tree
     active, completed = [ROOT], list[int]()
     while active:
-        written = await _write_all(growth, _shares(active, config.n))
+        written = await _write_all(growth, copies(active, config.n))
         await growth.judge(written)
         completed += [node for node in written if tree.ends_solution(node)]
         going_on = [node for node in written if not tree.ends_solution(node)]
-        active = growth.best(going_on, config.keep)
-    return candidates_of(growth, list(islice(cycle(completed), config.n)))
-
-
-def _shares(active: list[int], n: int) -> list[tuple[int, int]]:
-    """How often each beam is copied until there are n, the first ones once more."""
-    each, more = divmod(n, len(active))
-    return [(node, each + (place < more)) for place, node in enumerate(active)]
+        active = best_in_pool(growth, going_on)
+    return candidates_of(growth, completed[: config.n])
 
 
 async def _write_all(growth: LockStepGrowth, shares: list[tuple[int, int]]) -> list[int]:
     async with asyncio.TaskGroup() as tasks:
-        writing = [tasks.create_task(growth.sample_unscored(node, 0, n)) for node, n in shares if n]
-    return [node for each in writing for node in each.result()]
+        writing = [tasks.create_task(growth.sample_unscored(node, 0, n)) for node, n in shares]
+    return in_pool_order([each.result() for each in writing])
 
 
 @dataclass(slots=True)

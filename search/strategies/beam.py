@@ -3,11 +3,12 @@
 N candidates at the first step; the N/M best are kept and expanded M times each. A finished
 solution keeps its place among the candidates and is never expanded. With slots for it, the
 children of likely steps are written while their rivals are; the tree is the same (`search.drafts`).
+Where a candidate is more than one step, nothing is written early.
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable
 
+from search.candidates import side_by_side
 from search.drafts import Drafts
 from search.growth import Growth, unfinished
 from search.speculation import Widths
@@ -20,7 +21,7 @@ async def beam(growth: Growth, subtrees: range) -> None:
     """Grows one tree until all kept nodes are finished; up to N finished candidates count."""
     del subtrees  # a beam is one whole: its candidates compete across the tree
     config = growth.config
-    if not growth.slots:
+    if not growth.slots or not config.scores_each_step:
         await _grow(growth, lambda kept: _children_of(growth, kept))
         return
     async with Drafts(growth, Widths(config.n, config.branching, config.keep)) as drafts:
@@ -48,13 +49,10 @@ def _keep_best(growth: Growth, candidates: list[int]) -> list[int]:
 
 async def _children_of(growth: Growth, kept: list[int]) -> list[int]:
     """All children of those kept nodes that may have any, in the order of their parents."""
+    config = growth.config
     if kept[0] == ROOT:
-        return await growth.expand(ROOT, WHOLE_TREE, growth.config.n)
-    growing, branching = unfinished(growth.tree, kept), growth.config.branching
-    async with asyncio.TaskGroup() as tasks:
-        drafts = [tasks.create_task(growth.draft(node, WHOLE_TREE, branching)) for node in growing]
-    # Put in only now, so that the order of nodes in the tree owes nothing to timing.
-    pairs = zip(growing, drafts, strict=True)
-    return [
-        child for node, draft in pairs for child in growth.put(node, WHOLE_TREE, draft.result())
-    ]
+        widths = [(ROOT, config.n)]
+    else:
+        widths = [(node, config.branching) for node in unfinished(growth.tree, kept)]
+    families = await side_by_side(growth, widths, WHOLE_TREE)
+    return [child for family in families for child in family]

@@ -1,11 +1,12 @@
 """Diverse verifier tree search: N/M subtrees that never look at each other.
 
 Each subtree samples M candidates, keeps the best one and goes on from it until the kept one
-is finished; then all M candidates of that last step count towards N. (search-and-learn, 2024.)
+is finished; then all M candidates of that last round count towards N. (search-and-learn, 2024.)
 """
 
 import asyncio
 
+from search.candidates import candidates, is_growing
 from search.growth import Growth
 from search.tree import ROOT
 
@@ -19,9 +20,9 @@ async def dvts(growth: Growth, subtrees: range) -> None:
 
 async def _grow_subtree(growth: Growth, subtree: int) -> None:
     node = ROOT
-    while node == ROOT or not growth.tree.ends_solution(node):
-        candidates = await growth.expand(node, subtree, growth.config.branching)
-        node = max(candidates, key=growth.score)
-        growth.tree.keep([node], candidates)
-    growth.tree.close(candidates)
+    while is_growing(growth, node):
+        found = await candidates(growth, node, subtree, growth.config.branching)
+        node = max(found, key=growth.score)
+        growth.tree.keep([node], found)
+    growth.tree.close(found)
     growth.tree.forget_ids(growth.tree.path(node))

@@ -9,10 +9,12 @@ other, never with the number that stands for the right one.
 from collections import defaultdict
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import ConfigDict
 
 from search.errors import RecipeError
 from search.strategies import STRATEGIES
@@ -38,6 +40,8 @@ class Thresholds:
 
     easy: float = 0.5
     hard: float = 0.1
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     def __post_init__(self) -> None:
         if not 0.0 < self.hard < self.easy <= 1.0:

@@ -18,7 +18,8 @@ COUNTING = (
 )
 ARMS = (
     "`routed`: probe, predict, route. `best_single`: one search for all problems, without a probe "
-    "(floor). `oracle_difficulty`: routes by measured difficulty, without a probe (ceiling). "
+    "(floor). `oracle_difficulty`: routes by measured difficulty, without a probe (ceiling); both "
+    "take the best mean and save nothing. "
     "`liu2025`: the paper's table by size and measured difficulty, without a probe. Two folds: "
     "every arm was chosen on the half that it is not tested on. Intervals: 95 %, by problem; "
     "differences are paired."
@@ -30,9 +31,9 @@ def fit_report(artifact: Artifact) -> str:
     lines = [
         "# Compute-optimal routes",
         "",
-        f"{len(artifact.problem_ids)} problems, {len(artifact.runs)} runs, probes of "
-        f"{artifact.probe} samples. A search is preferred if it is cheaper and within "
-        f"{artifact.standard_errors:g} standard errors of the best. {ARMS}",
+        f"Problems: {len(artifact.problem_ids)}. Runs: {len(artifact.runs)}. Samples of a probe: "
+        f"{artifact.probe}. A route is a cheaper search than the best if that is behind by no more "
+        f"than {artifact.standard_errors:g} times the standard error of the difference. {ARMS}",
         "",
         COUNTING,
     ]

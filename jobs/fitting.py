@@ -187,8 +187,9 @@ class _Lesson:
         """Of each predicted bin the search for what a probe leaves of the budget."""
         place = COSTS.index(budget.measure)
         paid = self.evidence.probe_costs[self.taught, place].mean()
-        rest = self.evidence.rest[:, :, place]
-        return self._best(rest, self.predicted, max(0.0, budget.amount - paid))
+        rest, limit = self.evidence.rest[:, :, place], max(0.0, budget.amount - paid)
+        errors, shares = self.settings.standard_errors, self.predicted * self.taught
+        return best_routes(self.evidence.accuracy, rest, shares, limit, errors)
 
     def rows(self, budget: Budget) -> list[LearnedRoute]:
         """The routes as they stand in the artifact."""
@@ -196,15 +197,15 @@ class _Lesson:
         return [self._row(budget, bin_, route, share) for bin_, route, share in rows]
 
     def oracle(self, budget: Budget) -> list[int]:
-        """Of each measured bin the search for the whole budget."""
-        return self._best(self._costs(budget), self.measured, budget.amount)
+        """Of each measured bin the search for the whole budget, with no regard to savings."""
+        shares = self.measured * self.taught
+        return best_routes(self.evidence.accuracy, self._costs(budget), shares, budget.amount, 0.0)
 
     def single(self, budget: Budget) -> list[int]:
-        """The search that is best for all problems, once for each bin."""
-        everyone = self.taught.astype(np.float64)
-        errors = self.settings.standard_errors
-        costs = self._costs(budget)
-        best = best_route(self.evidence.accuracy, costs, everyone, budget.amount, errors)
+        """The search that is best for all problems, with no regard to savings: a rival that
+        saved would be too easily beaten."""
+        everyone, costs = self.taught.astype(np.float64), self._costs(budget)
+        best = best_route(self.evidence.accuracy, costs, everyone, budget.amount, 0.0)
         return [best] * len(Difficulty)
 
     def static(self, budget: Budget) -> list[int] | None:
@@ -231,10 +232,6 @@ class _Lesson:
 
     def _costs(self, budget: Budget) -> Floats:
         return self.evidence.costs[:, :, COSTS.index(budget.measure)]
-
-    def _best(self, costs: Floats, shares: Floats, limit: float) -> list[int]:
-        errors = self.settings.standard_errors
-        return best_routes(self.evidence.accuracy, costs, shares * self.taught, limit, errors)
 
     def _row(
         self, budget: Budget, difficulty: Difficulty, route: int, share: Floats

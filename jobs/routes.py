@@ -98,6 +98,13 @@ class LearnedRoute(Section):
     cost: MeanCost
     problems: float
 
+    @model_validator(mode="after")
+    def _can_run(self) -> "LearnedRoute":
+        if self.route.strategy not in STRATEGIES:
+            hint = did_you_mean(self.route.strategy, list(STRATEGIES))
+            raise ValueError(f"unknown strategy {self.route.strategy!r}: {hint}")
+        return self
+
 
 class Arm(Section):
     """One way to spend a budget: its accuracy on problems not learned from, and its cost."""
@@ -191,7 +198,9 @@ class Artifact(Section):
 
 def save_artifact(artifact: Artifact, path: Path) -> None:
     """Writes the file; raises StorageError."""
-    text = yaml.safe_dump(artifact.model_dump(mode="json"), sort_keys=False, width=100)
+    text = yaml.safe_dump(
+        artifact.model_dump(mode="json"), sort_keys=False, default_flow_style=None, width=100
+    )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(_HEAD + text, encoding="utf-8")

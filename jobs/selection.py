@@ -13,7 +13,7 @@ from jobs.curves import CONFIDENCE
 from search.votes import Floats
 
 # A bin with fewer problems takes the search that is best for all of them.
-MIN_PROBLEMS = 10
+MIN_PROBLEMS = 5
 # Sums of costs that were added up in another order differ in their last bits.
 _SLACK = 1.0 + 1e-9
 

@@ -104,7 +104,7 @@ def test_accuracies_are_those_of_the_curves(run: Path, evidence: Evidence) -> No
             if place in curves:
                 assert evidence.accuracy[row, column] == curves[place]
                 compared += 1
-    assert compared > 60 * 2 * 9
+    assert compared > 72 * 2 * 9
 
 
 def test_costs_are_scaled_to_the_size_of_the_search(evidence: Evidence) -> None:
@@ -130,8 +130,8 @@ def test_a_probe_is_paid_once(evidence: Evidence) -> None:
 
 def test_probes_are_cut_from_the_samples(run: Path, evidence: Evidence) -> None:
     probes = evidence.probes
-    assert len(probes.features) == 60 * 8
-    assert probes.by_problem(np.ones(480)) == pytest.approx(1.0)
+    assert len(probes.features) == 72 * 8
+    assert probes.by_problem(np.ones(576)) == pytest.approx(1.0)
     table = pq.read_table(run / "solutions.parquet").to_pylist()
     name = evidence.problem_ids[7]
     drawn = [r for r in table if (r["problem_id"], r["strategy"]) == (name, "best_of_n")]
@@ -193,7 +193,7 @@ def test_a_probe_tells_these_difficulties_apart(learned: LearnedPolicy) -> None:
     predictor = learned.predictor
     assert predictor.share_right > 0.8
     assert predictor.share_right_without == pytest.approx(1 / 3, abs=0.05)
-    assert sum(sum(row.values()) for row in predictor.confusion.values()) == pytest.approx(60, 0.01)
+    assert sum(sum(row.values()) for row in predictor.confusion.values()) == pytest.approx(72, 0.01)
     assert predictor.mean_error < 0.15
 
 
@@ -219,10 +219,10 @@ def test_what_was_learned_from_is_noted(artifact: Artifact, learned: LearnedPoli
     assert [run.run_id for run in artifact.runs] == ["run"]
     assert hashed("p-easy-0") in artifact.problem_ids
     assert hashed("What is p-easy-0?") in artifact.problem_texts
-    assert len(artifact.problem_ids) == len(artifact.problem_texts) == 60
+    assert len(artifact.problem_ids) == len(artifact.problem_texts) == 72
     assert (learned.policy, learned.prm) == (POLICY, PRM)
     assert (learned.parameters, learned.prm_parameters) == (PARAMETERS, PRM_PARAMETERS)
-    assert (learned.problems, learned.left_out) == (60, 0)
+    assert (learned.problems, learned.left_out) == (72, 0)
 
 
 def test_a_report_says_all_of_it(artifact: Artifact) -> None:
@@ -247,7 +247,7 @@ def test_searches_may_stand_in_several_runs(tmp_path: Path, run: Path) -> None:
     second = write_world(tmp_path / "b", World(searches=(("beam", 8, 4),), seed=3))
     [evidence] = gather([first, second], 4, []).policies
     assert {route.strategy for route in evidence.routes} == {"best_of_n", "dvts", "beam"}
-    assert (len(evidence.problem_ids), evidence.left_out) == (60, 0)
+    assert (len(evidence.problem_ids), evidence.left_out) == (72, 0)
 
 
 def test_problems_that_a_search_missed_are_left_out(tmp_path: Path) -> None:
@@ -257,7 +257,7 @@ def test_problems_that_a_search_missed_are_left_out(tmp_path: Path) -> None:
     units[1] |= {"status": "error", "solutions": 0, "flops": None, "computed_prm_tokens": None}
     pq.write_table(pa.Table.from_pylist(units, pq.read_schema(path)), path)
     [evidence] = gather([folder], 4, []).policies
-    assert (len(evidence.problem_ids), evidence.left_out) == (59, 1)
+    assert (len(evidence.problem_ids), evidence.left_out) == (71, 1)
     assert units[1]["problem_id"] not in evidence.problem_ids
 
 
@@ -329,4 +329,4 @@ def test_thresholds_decide_the_bins(run: Path) -> None:
     strict = FitSettings(thresholds=Thresholds(easy=1.0, hard=0.95), budgets=(Budget(32),))
     [learned] = fit([run], strict).policies
     counted = {row: sum(counts.values()) for row, counts in learned.predictor.confusion.items()}
-    assert counted[Difficulty.HARD] > 50
+    assert counted[Difficulty.HARD] > 60

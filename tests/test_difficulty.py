@@ -99,6 +99,7 @@ def test_equal_problems_share_a_quintile() -> None:
     assert set(quintiles(np.full(7, 0.3))) == {1}
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=5, max_size=40, unique=True))
 def test_quintiles_are_fifths_in_order(values: list[float]) -> None:
     found = quintiles(np.array(values))
@@ -169,6 +170,7 @@ def test_all_agree_and_none_agree() -> None:
     assert features([7])["entropy"] == 0.0
 
 
+@settings(deadline=None)
 @given(CLASSES, st.permutations(range(7)), st.randoms(use_true_random=False))
 def test_a_probe_cannot_see_which_class_is_right(
     classes: list[int], names: list[int], rng: Any
@@ -230,7 +232,7 @@ def test_the_gradient_is_that_of_the_loss() -> None:
         assert gradient[place] == pytest.approx((above - below) / (2 * step), rel=1e-4)
 
 
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 @given(st.integers(0, 1000))
 def test_estimates_are_probabilities_that_repeat(seed: int) -> None:
     found, share, weight = drawn(seed, rows=12)

@@ -1,6 +1,7 @@
 """The artifact and the router: what is chosen, and every line with which something is refused."""
 
 import copy
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,13 @@ from jobs.difficulty import FEATURES, Difficulty, Thresholds
 from jobs.liu2025 import Exam, liu2025, liu2025_strategy
 from jobs.routes import (
     Artifact,
+    LearnedPolicy,
+    LearnedPredictor,
+    LearnedRoute,
+    MeanCost,
     Route,
     Router,
+    Validation,
     hashed,
     load_artifact,
     overlap,
@@ -271,6 +277,14 @@ def test_a_file_that_is_not_there_or_not_yaml_is_refused(tmp_path: Path) -> None
     (tmp_path / "bad.yaml").write_text("a: [")
     with pytest.raises(RecipeError, match="is not valid YAML"):
         load_artifact(tmp_path / "bad.yaml")
+
+
+def test_the_page_names_every_key() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "compute-optimal.md").read_text()
+    sections = (Artifact, LearnedPolicy, LearnedPredictor, LearnedRoute, Validation, MeanCost)
+    keys = {name for section in sections for name in section.model_fields}
+    keys |= {each.name for each in fields(Route)} | {*FEATURES, *Difficulty}
+    assert sorted(key for key in keys if f"`{key}`" not in text and f"*{key}*" not in text) == []
 
 
 # The paper's table

@@ -55,7 +55,7 @@ def test_one_problem_gives_no_licence_to_save() -> None:
     assert best_route(accuracy, prices(2.0, 1.0, problems=2), only_first, 2.0, 1.0) == 0
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(st.integers(0, 10**6), st.floats(0.2, 1.5), st.sampled_from([0.0, 0.5, 1.0, 2.0]))
 def test_the_choice_keeps_its_rule(seed: int, limit: float, errors: float) -> None:
     rng = np.random.default_rng(seed)

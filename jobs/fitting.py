@@ -244,7 +244,7 @@ class _Lesson:
             budget=budget.amount,
             difficulty=difficulty,
             route=self.evidence.routes[route],
-            accuracy=_estimate(*weighted_interval(self.evidence.accuracy[route], weights)),
+            accuracy=_clipped(*weighted_interval(self.evidence.accuracy[route], weights), 0.0),
             cost=_mean_cost(mean_cost[None]),
             problems=round(float(share.sum()), 1),
         )
@@ -345,12 +345,15 @@ def _learned_predictor(
 
 def _mean_over_problems(values: Floats, low: float = 0.0) -> Estimate:
     mean, below, above = clustered_interval(values)
-    return _estimate(float(mean), max(float(below), low), min(float(above), 1.0))
+    return _clipped(float(mean), float(below), float(above), low)
 
 
-def _estimate(mean: float, low: float, high: float) -> Estimate:
-    ends = [None if np.isnan(end) else round(end, 4) for end in (low, high)]
-    return Estimate(mean=round(mean, 4), low=ends[0], high=ends[1])
+def _clipped(mean: float, low: float, high: float, least: float) -> Estimate:
+    """Ends that no accuracy, or difference of two, can lie beyond; null where there is none."""
+    if np.isnan(low):
+        return Estimate(mean=round(mean, 4), low=None, high=None)
+    below, above = (round(min(max(end, least), 1.0), 4) for end in (low, high))
+    return Estimate(mean=round(mean, 4), low=below, high=above)
 
 
 def _mean_cost(costs: Floats) -> MeanCost:

@@ -37,7 +37,7 @@ SPECIALISTS: Chances = {
 # Every search is as good as every other, and a majority is the best vote everywhere.
 ALIKE: Chances = {
     (name, strategy): chances
-    for name, chances in (("easy", (0.9, 0.0)), ("medium", (0.3, 0.0)), ("hard", (0.02, 0.0)))
+    for name, chances in (("easy", (0.9, 0.0)), ("medium", (0.3, 0.0)), ("hard", (0.05, 0.0)))
     for strategy in ("best_of_n", "dvts", "beam")
 }
 PRM_MEAN = {"easy": 0.8, "medium": 0.6, "hard": 0.3}

@@ -181,7 +181,7 @@ def test_validated_accuracies_are_those_of_the_world(learned: LearnedPolicy) -> 
 
 
 def test_nothing_is_gained_where_all_searches_are_alike(tmp_path: Path) -> None:
-    """Not one point: bins may still choose votes that break ties in other ways."""
+    """Not one point, for intervals do not know that another split would choose other routes."""
     run = write_world(tmp_path / "run", World(chances=ALIKE, seed=5))
     [learned] = fit([run], SETTINGS).policies
     for row in learned.validation:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jobs.best_routes import best_route, best_routes, routed, weighted_interval
 from jobs.costs import COSTS, Budget, Measure
 from jobs.curves import clustered_interval
 from jobs.difficulty import Difficulty, Thresholds
@@ -30,7 +31,6 @@ from jobs.routes import (
     Validation,
     hashed,
 )
-from jobs.selection import best_route, best_routes, routed, weighted_interval
 from search.errors import RecipeError
 from search.rewards import Reduction
 from search.seeds import derive_seed

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from jobs.selection import best_route, best_routes, routed, weighted_interval, weighted_mean
+from jobs.best_routes import best_route, best_routes, routed, weighted_interval, weighted_mean
 from search.votes import Floats
 
 pytestmark = pytest.mark.unit

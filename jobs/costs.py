@@ -66,8 +66,8 @@ def model_parameters(units: pa.Table, policy: str) -> tuple[float, float]:
     rows = rows.filter(pc.greater(rows["flops"], 0.0))
     if not len(rows):
         return 0.0, 0.0
-    written = sum(rows[name].to_numpy() for name in WRITTEN)
-    tokens = np.stack([written, rows[PRM_TOKENS].to_numpy()], axis=1)
+    written = sum(_filled(rows, name) for name in WRITTEN)
+    tokens = np.stack([written, _filled(rows, PRM_TOKENS)], axis=1)
     used = tokens.any(axis=0)
     unknown = tokens[:, used].astype(np.float64)
     target = rows["flops"].to_numpy() / FLOPS_PER_PARAMETER_AND_TOKEN
@@ -77,6 +77,10 @@ def model_parameters(units: pa.Table, policy: str) -> tuple[float, float]:
     found = np.zeros(2)
     found[used] = np.round(solved)
     return float(found[0]), float(found[1])
+
+
+def _filled(units: pa.Table, column: str) -> Any:
+    return pc.fill_null(units[column], 0).to_numpy()
 
 
 def problem_costs(

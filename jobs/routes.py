@@ -166,7 +166,7 @@ class LearnedPolicy(Section):
 
 
 def _is_free(row: LearnedRoute) -> bool:
-    return getattr(row.cost, str(row.measure)) <= 0.0
+    return bool(getattr(row.cost, str(row.measure)) <= 0.0)
 
 
 class FittedRun(Section):

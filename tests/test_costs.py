@@ -81,6 +81,9 @@ def test_sizes_follow_from_costs() -> None:
     assert model_parameters(units, "small") == (10.0, 100.0)
     assert model_parameters(units, "none") == (0.0, 0.0)
     assert model_parameters(table(unit(), unit()), "small") == (0.0, 0.0)
+    silent = unit(computed_prm_tokens=90, flops=2.0 * (10 * 57 + 100 * 90))
+    units = table(unit(), silent | {"wasted_policy_tokens": None})
+    assert model_parameters(units, "small") == (10.0, 100.0)
     alone = table(unit(computed_prm_tokens=0))
     assert model_parameters(alone, "small") == (10.0, 0.0)
 

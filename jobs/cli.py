@@ -109,6 +109,42 @@ def report(
 
 
 @app.command()
+def fit(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs on a development split.")],
+    to: Annotated[Path, typer.Option(help="The file to write, such as routes.yaml.")],
+    probe: Annotated[int, typer.Option(help="Samples drawn before a problem is routed.")] = 4,
+    budget: Annotated[
+        list[str] | None,
+        typer.Option(help="Such as '64 solutions', '2e5 tokens', '1e12 flops'; several times."),
+    ] = None,
+    easy: Annotated[float, typer.Option(help="Pass@1 from which a problem is easy.")] = 0.5,
+    hard: Annotated[float, typer.Option(help="Pass@1 below which it is hard.")] = 0.1,
+    standard_errors: Annotated[
+        float, typer.Option(help="Prefer a cheaper search that is behind by so many at most.")
+    ] = 1.0,
+    seed: Annotated[int, typer.Option(help="Decides the two folds.")] = 0,
+) -> None:
+    """Learn which search is best by difficulty and budget; print how good the choice is.
+
+    docs/compute-optimal.md says how, and what the numbers mean.
+    """
+    from jobs.costs import parse_budget
+    from jobs.difficulty import Thresholds
+    from jobs.fit_report import fit_report
+    from jobs.fitting import FitSettings
+    from jobs.fitting import fit as learn
+    from jobs.routes import save_artifact
+
+    budgets = tuple(parse_budget(text) for text in budget or [])
+    thresholds = Thresholds(easy, hard)
+    settings = FitSettings(probe, thresholds, seed, standard_errors, budgets)
+    artifact = learn(runs, settings)
+    save_artifact(artifact, to)
+    typer.echo(fit_report(artifact))
+    typer.echo(to)
+
+
+@app.command()
 def models() -> None:
     """List the models that ship with the repository."""
     from jobs.catalogue import embedded_models

@@ -129,6 +129,23 @@ def clustered_interval(values: Floats) -> tuple[Floats, Floats, Floats]:
     return mean, mean - half, mean + half
 
 
+def searched_problems(solutions: pa.Table) -> Iterator[tuple[Search, str, pa.Table]]:
+    """Each search over each problem with its graded solutions, in the order of the search."""
+    return _slices(_sorted(solutions, None))
+
+
+def accuracy_at(
+    search: Search, problem_id: str, rows: pa.Table, run_seed: int, ks: list[int]
+) -> Floats:
+    """(len(ks), cells): expected correctness of k groups, for any k and not only those of a curve.
+
+    rows: from `searched_problems`. NaN where k is more groups than there are. At the points of
+    a curve the values are those of `answers_table`.
+    """
+    seed = _sub_sample_seed(search, problem_id, run_seed)
+    return _curves(search, _ballots(rows), _scores(search, rows["rewards"].to_pylist()), seed, ks)
+
+
 def _sorted(solutions: pa.Table, problem_ids: Sequence[str] | None) -> pa.Table:
     """The needed columns, ordered by search, problem and place in the search."""
     rows = solutions.select(SOLUTION_COLUMNS)
@@ -159,18 +176,25 @@ def _starts(rows: pa.Table) -> list[int]:
 
 
 def _marks(search: Search, problem_id: str, part: pa.Table, run_seed: int) -> _Marks:
-    ballots = Ballots(
+    ballots, scores = _ballots(part), _scores(search, part["rewards"].to_pylist())
+    seed = _sub_sample_seed(search, problem_id, run_seed)
+    values = _curves(search, ballots, scores, seed, search.ks)
+    return _Marks(problem_id, values, _answers(search, ballots, scores, part["answer"]))
+
+
+def _ballots(part: pa.Table) -> Ballots:
+    return Ballots(
         part["subtree"].to_numpy().astype(np.int64),
         part["answer_class"].to_numpy().astype(np.int64),
         pc.equal(part["verdict"], "correct").to_numpy(zero_copy_only=False).astype(bool),
     )
-    scores = _scores(search, part["rewards"].to_pylist())
+
+
+def _sub_sample_seed(search: Search, problem_id: str, run_seed: int) -> int:
     # Without the variant: variants of a search are compared on the same sub-samples.
-    seed = derive_seed(
+    return derive_seed(
         run_seed, "sub-samples", search.policy, search.strategy, search.n, problem_id
     )
-    values = _curves(search, ballots, scores, seed)
-    return _Marks(problem_id, values, _answers(search, ballots, scores, part["answer"]))
 
 
 def _scores(search: Search, rewards: list[list[float] | None]) -> dict[str, Floats]:
@@ -183,14 +207,16 @@ def _scores(search: Search, rewards: list[list[float] | None]) -> dict[str, Floa
     }
 
 
-def _curves(search: Search, ballots: Ballots, scores: dict[str, Floats], seed: int) -> Floats:
-    """(points, cells): what k groups are worth, NaN for more groups than there are."""
+def _curves(
+    search: Search, ballots: Ballots, scores: dict[str, Floats], seed: int, ks: list[int]
+) -> Floats:
+    """(points, cells): what k groups are worth, NaN for more groups than there are; k ascend."""
     held = 1 if not STRATEGIES[search.strategy].splits else len(np.unique(ballots.group))
-    ks = [k for k in search.ks if k <= held]
-    found = _by_cell(ballots, scores, ks, seed)
-    values = np.full((len(search.ks), len(search.cells)), np.nan)
+    there = [k for k in ks if k <= held]
+    found = _by_cell(ballots, scores, there, seed)
+    values = np.full((len(ks), len(search.cells)), np.nan)
     for column, cell in enumerate(search.cells):
-        values[: len(ks), column] = found[cell]
+        values[: len(there), column] = found[cell]
     return values
 
 

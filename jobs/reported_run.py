@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from jobs.costs import model_parameters
 from jobs.curves import NO_REDUCTION, Point, clustered_interval, single_samples, summary
 from jobs.results import load_record, load_table
 from search.errors import StorageError
@@ -23,13 +24,6 @@ from search.votes import Vote
 
 Row = dict[str, Any]
 _POINT = ("policy", "strategy", "branching", "variant")
-# All that the policy computed.
-_POLICY_TOKENS = (
-    "generated_policy_tokens",
-    "computed_prefix_policy_tokens",
-    "wasted_policy_tokens",
-    "lookahead_policy_tokens",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +69,7 @@ def read_run(folder: Path) -> ReportedRun:
     record, units = load_record(folder), load_table(folder, "units")
     answers = load_table(folder, "answers")
     names = _recipe_policies(record)
-    parameters = {name: _parameters(units, name) for name in names}
+    parameters = {name: model_parameters(units, name)[0] for name in names}
     known = all(parameters.values())
     return ReportedRun(
         record=record,
@@ -101,24 +95,6 @@ def _read_grades(folder: Path) -> pa.Table:
 def _recipe_policies(record: Row) -> list[str]:
     policies = record.get("recipe", {}).get("policies", [])
     return [str(p.get("name") or Path(str(p.get("model"))).name) for p in policies]
-
-
-def _parameters(units: pa.Table, policy: str) -> float:
-    """A policy's size, solved from what its units cost: 2 FLOPs a parameter and token, for
-    the policy and the PRM. 0 where the units do not tell."""
-    rows = units.filter(pc.equal(units["policy"], policy))
-    rows = rows.filter(pc.greater(rows["flops"], 0.0))
-    if not len(rows):
-        return 0.0
-    written = np.sum([_tokens(rows, name) for name in _POLICY_TOKENS], axis=0)
-    tokens = np.stack([written, _tokens(rows, "computed_prm_tokens")], axis=1)
-    unknown = tokens[:, tokens.any(axis=0)].astype(np.float64)
-    solved, _, rank, _ = np.linalg.lstsq(unknown, rows["flops"].to_numpy() / 2, rcond=None)
-    return float(np.round(solved[0])) if rank == unknown.shape[1] else 0.0
-
-
-def _tokens(units: pa.Table, column: str) -> Any:
-    return pc.fill_null(units[column], 0).to_numpy()
 
 
 def baseline(run: ReportedRun) -> Point | None:

@@ -11,11 +11,14 @@ from typing import Any
 
 import pytest
 import yaml
+from routed_world import World, write_world
 from test_results import RECIPE, synthetic_run
 
 import jobs.cli
 from jobs.catalogue import embedded_models
+from jobs.fit_report import fit_report
 from jobs.grading import GradingError
+from jobs.routes import load_artifact
 from search.errors import BranchwiseError, ClusterError, RecipeError, StorageError
 from search.strategies import STRATEGIES
 
@@ -93,7 +96,9 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
 
 def test_help_names_every_command() -> None:
     out = branchwise("--help").out
-    assert all(f" {name} " in out for name in ("run", "plan", "report", "models", "strategies"))
+    assert all(
+        f" {name} " in out for name in ("run", "plan", "report", "fit", "models", "strategies")
+    )
 
 
 def test_models_are_listed_without_loading_one() -> None:
@@ -162,6 +167,37 @@ def test_a_report_on_no_run_is_refused(tmp_path: Path) -> None:
 def test_a_report_on_half_a_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("{}")
     assert "units.parquet" in refused_line(branchwise("report", tmp_path))
+
+
+# Fitting
+
+
+def test_a_fit_writes_a_file_and_prints_its_worth(tmp_path: Path) -> None:
+    folder, path = write_world(tmp_path / "run", World(problems=8)), tmp_path / "routes.yaml"
+    answer = branchwise("fit", folder, "--to", path, "--budget", "16", "--standard-errors", 0)
+    assert (answer.code, answer.err) == (0, "")
+    assert answer.loaded & MODEL_LIBRARIES == set()
+    learned = load_artifact(path)
+    assert fit_report(learned) in answer.out + "\n"
+    assert answer.out.splitlines()[-1] == str(path)
+    [policy] = learned.policies
+    assert [row.budget for row in policy.validation] == [4, 16]
+    assert learned.standard_errors == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--budget", "many"], "cannot read the budget 'many'"),
+        (["--easy", "0.1"], "thresholds easy=0.1, hard=0.1: choose 0 < hard < easy <= 1"),
+        (["--probe", "0"], "a probe of 0 samples tells nothing"),
+        ([], "is not a run folder: no readable run.json there"),
+    ],
+)
+def test_a_fit_that_cannot_be_is_refused(tmp_path: Path, arguments: list[str], line: str) -> None:
+    path = tmp_path / "routes.yaml"
+    assert line in refused_line(branchwise("fit", tmp_path, "--to", path, *arguments))
+    assert not path.exists()
 
 
 # Recipes that are refused

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from scipy.special import stdtrit
 
+from jobs.intervals import accuracy_interval
 from search.rewards import Reduction, reduce_rewards
 from search.schemas import ANSWERS
 from search.seeds import derive_seed
@@ -24,7 +24,6 @@ from search.votes import Ballots, Floats, Vote, decide
 
 PASS = "pass"
 NO_REDUCTION = "none"
-CONFIDENCE = 0.95
 _SEARCH = ("policy", "strategy", "n", "branching", "keep")
 _COLUMNS = (*_SEARCH, "problem_id", "subtree", "solution_id")
 # What is read of `SOLUTIONS`: not the texts, which are most of it.
@@ -108,24 +107,6 @@ def answers_of_parts(
         for search in sorted(found)
     ]
     return pa.concat_tables([ANSWERS.empty_table(), *tables])
-
-
-def clustered_interval(values: Floats) -> tuple[Floats, Floats, Floats]:
-    """Mean and 95 % interval over problems of (P, ...) values; NaN values are left out.
-
-    Problems are what was drawn at random from the world; the solutions of one problem share its
-    difficulty, so counting each as a draw would make intervals far too narrow. Hence one value
-    a problem, and Student's t over P values (Miller 2024, arXiv 2411.00640, section 2.2). With
-    one problem the interval is NaN, without any the mean is too.
-    """
-    known = ~np.isnan(values)
-    count = known.sum(axis=0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        mean = np.where(known, values, 0.0).sum(axis=0) / count
-        squares = np.where(known, (values - mean) ** 2, 0.0).sum(axis=0)
-        error = np.sqrt(squares / (count - 1) / count)
-        half = stdtrit(count - 1, 0.5 + CONFIDENCE / 2) * error
-    return mean, mean - half, mean + half
 
 
 def _sorted(solutions: pa.Table, problem_ids: Sequence[str] | None) -> pa.Table:
@@ -227,8 +208,7 @@ def _search_table(search: Search, marks: list[_Marks]) -> pa.Table:
     """Rows of all problems, then the rows of all problems together."""
     single = [_problem_rows(search, mark) for mark in marks]
     values = np.stack([mark.values for mark in marks])
-    mean, low, high = clustered_interval(values)
-    low, high = np.clip(low, 0.0, 1.0), np.clip(high, 0.0, 1.0)
+    mean, low, high = accuracy_interval(values)
     together = _rows(search, None, mean, low, high, np.full(mean.shape, "", dtype=object))
     return pa.concat_tables([*single, together])
 

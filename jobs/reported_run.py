@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from jobs.curves import NO_REDUCTION, Point, clustered_interval, single_samples, summary
+from jobs.curves import NO_REDUCTION, Point, single_samples, summary
+from jobs.intervals import clustered_interval
 from jobs.results import load_record, load_table
 from search.errors import StorageError
 from search.rewards import Reduction

@@ -109,6 +109,26 @@ def report(
 
 
 @app.command()
+def votes(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
+    compat: Annotated[
+        str | None,
+        typer.Option(help="Vote as search_and_learn or compute_optimal_tts does."),
+    ] = None,
+    by_n: Annotated[bool, typer.Option("--by-n", help="A table a search, a column an N.")] = False,
+    to: Annotated[
+        Path | None, typer.Option(help="A .md or .csv file to write; else the terminal.")
+    ] = None,
+) -> None:
+    """Compare all votes with all reductions, from the tables alone."""
+    from rich.console import Console
+
+    from jobs.vote_table_text import print_votes
+
+    print_votes(runs, compat, by_n, to, Console())
+
+
+@app.command()
 def models() -> None:
     """List the models that ship with the repository."""
     from jobs.catalogue import embedded_models

@@ -98,7 +98,7 @@ def answers_of_parts(
     """
     found: defaultdict[Search, dict[str, _Marks]] = defaultdict(dict)
     for part in parts:
-        for search, problem_id, rows in _slices(_sorted(part, problem_ids)):
+        for search, problem_id, rows in solutions_by_problem(part, problem_ids):
             if problem_id in found[search]:
                 raise ValueError(f"the solutions of {problem_id!r} stand in several parts")
             found[search][problem_id] = _marks(search, problem_id, rows, run_seed)
@@ -107,6 +107,13 @@ def answers_of_parts(
         for search in sorted(found)
     ]
     return pa.concat_tables([ANSWERS.empty_table(), *tables])
+
+
+def solutions_by_problem(
+    solutions: pa.Table, problem_ids: Sequence[str] | None = None
+) -> Iterator[tuple[Search, str, pa.Table]]:
+    """Each search, each of its problems in turn (None for all), and `SOLUTION_COLUMNS` of both."""
+    yield from _slices(_sorted(solutions, problem_ids))
 
 
 def _sorted(solutions: pa.Table, problem_ids: Sequence[str] | None) -> pa.Table:

@@ -104,7 +104,7 @@ def report(
     from jobs.report import write_report
 
     files = write_report(runs, to or runs[0])
-    for path in (files.markdown, files.png, files.svg):
+    for path in (files.markdown, files.png, files.svg, files.selection_png, files.selection_svg):
         typer.echo(path)
 
 

@@ -153,14 +153,15 @@ def comparisons(run: ReportedRun, choice: Choice) -> list[Comparison]:
 
 
 def _compared(run: ReportedRun, point: Point, single: Point) -> Comparison:
-    ours, theirs = _by_problem(run.answers, point), _by_problem(run.answers, single)
+    ours, theirs = correct_by_problem(run.answers, point), correct_by_problem(run.answers, single)
     shared = sorted(ours.keys() & theirs.keys())
     pairs = np.array([ours[problem] - theirs[problem] for problem in shared])
     mean, low, high = (float(side) for side in clustered_interval(pairs))
     return Comparison(point, mean, low, high)
 
 
-def _by_problem(answers: pa.Table, point: Point) -> dict[str, float]:
+def correct_by_problem(answers: pa.Table, point: Point) -> dict[str, float]:
+    """A point's expected correctness of each problem."""
     keep = pc.is_valid(answers["problem_id"])
     for name in ("policy", "strategy", "n", "branching", "searched_n", "reduction", "vote"):
         keep = pc.and_(keep, pc.equal(answers[name], getattr(point, name)))

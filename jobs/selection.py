@@ -61,10 +61,9 @@ def at_full_n(found: Sequence[Selection]) -> list[Selection]:
     """Of each search the one with the largest N."""
     widest: dict[tuple[str, str, int], Selection] = {}
     for each in found:
-        *line, _ = _place(each.point)
-        held = widest.get((line[0], line[1], line[2]))
-        if held is None or each.point.n > held.point.n:
-            widest[line[0], line[1], line[2]] = each
+        line = _place(each.point)[:3]
+        if line not in widest or each.point.n > widest[line].point.n:
+            widest[line] = each
     return list(widest.values())
 
 

@@ -104,7 +104,7 @@ def report(
     from jobs.report import write_report
 
     files = write_report(runs, to or runs[0])
-    for path in (files.markdown, files.png, files.svg):
+    for path in (files.markdown, files.png, files.svg, files.selection_png, files.selection_svg):
         typer.echo(path)
 
 
@@ -142,6 +142,26 @@ def fit(
     save_artifact(artifact, to)
     typer.echo(fit_report(artifact))
     typer.echo(to)
+
+
+@app.command()
+def votes(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
+    compat: Annotated[
+        str | None,
+        typer.Option(help="Vote as search_and_learn or compute_optimal_tts does."),
+    ] = None,
+    by_n: Annotated[bool, typer.Option("--by-n", help="A table a search, a column an N.")] = False,
+    to: Annotated[
+        Path | None, typer.Option(help="A .md or .csv file to write; else the terminal.")
+    ] = None,
+) -> None:
+    """Compare all votes with all reductions, from the tables alone."""
+    from rich.console import Console
+
+    from jobs.vote_table_text import print_votes
+
+    print_votes(runs, compat, by_n, to, Console())
 
 
 @app.command()

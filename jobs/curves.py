@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from scipy.special import stdtrit
 
+from jobs.intervals import accuracy_interval
 from search.rewards import Reduction, reduce_rewards
 from search.schemas import ANSWERS
 from search.seeds import derive_seed
@@ -24,7 +24,6 @@ from search.votes import Ballots, Floats, Vote, decide
 
 PASS = "pass"
 NO_REDUCTION = "none"
-CONFIDENCE = 0.95
 _SEARCH = ("policy", "strategy", "n", "branching", "keep", "variant")
 _COLUMNS = (*_SEARCH, "problem_id", "subtree", "solution_id")
 # What is read of `SOLUTIONS`: not the texts, which are most of it.
@@ -100,7 +99,7 @@ def answers_of_parts(
     """
     found: defaultdict[Search, dict[str, _Marks]] = defaultdict(dict)
     for part in parts:
-        for search, problem_id, rows in _slices(_sorted(part, problem_ids)):
+        for search, problem_id, rows in solutions_by_problem(part, problem_ids):
             if problem_id in found[search]:
                 raise ValueError(f"the solutions of {problem_id!r} stand in several parts")
             found[search][problem_id] = _marks(search, problem_id, rows, run_seed)
@@ -111,27 +110,11 @@ def answers_of_parts(
     return pa.concat_tables([ANSWERS.empty_table(), *tables])
 
 
-def clustered_interval(values: Floats) -> tuple[Floats, Floats, Floats]:
-    """Mean and 95 % interval over problems of (P, ...) values; NaN values are left out.
-
-    Problems are what was drawn at random from the world; the solutions of one problem share its
-    difficulty, so counting each as a draw would make intervals far too narrow. Hence one value
-    a problem, and Student's t over P values (Miller 2024, arXiv 2411.00640, section 2.2). With
-    one problem the interval is NaN, without any the mean is too.
-    """
-    known = ~np.isnan(values)
-    count = known.sum(axis=0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        mean = np.where(known, values, 0.0).sum(axis=0) / count
-        squares = np.where(known, (values - mean) ** 2, 0.0).sum(axis=0)
-        error = np.sqrt(squares / (count - 1) / count)
-        half = stdtrit(count - 1, 0.5 + CONFIDENCE / 2) * error
-    return mean, mean - half, mean + half
-
-
-def searched_problems(solutions: pa.Table) -> Iterator[tuple[Search, str, pa.Table]]:
-    """Each search over each problem with its graded solutions, in the order of the search."""
-    return _slices(_sorted(solutions, None))
+def solutions_by_problem(
+    solutions: pa.Table, problem_ids: Sequence[str] | None = None
+) -> Iterator[tuple[Search, str, pa.Table]]:
+    """Each search, each of its problems in turn (None for all), and `SOLUTION_COLUMNS` of both."""
+    yield from _slices(_sorted(solutions, problem_ids))
 
 
 def accuracy_at(
@@ -139,7 +122,7 @@ def accuracy_at(
 ) -> Floats:
     """(len(ks), cells): expected correctness of k groups, for any k and not only those of a curve.
 
-    rows: from `searched_problems`. NaN where k is more groups than there are. At the points of
+    rows: from `solutions_by_problem`. NaN where k is more groups than there are. At the points of
     a curve the values are those of `answers_table`.
     """
     seed = _sub_sample_seed(search, problem_id, run_seed)
@@ -253,8 +236,7 @@ def _search_table(search: Search, marks: list[_Marks]) -> pa.Table:
     """Rows of all problems, then the rows of all problems together."""
     single = [_problem_rows(search, mark) for mark in marks]
     values = np.stack([mark.values for mark in marks])
-    mean, low, high = clustered_interval(values)
-    low, high = np.clip(low, 0.0, 1.0), np.clip(high, 0.0, 1.0)
+    mean, low, high = accuracy_interval(values)
     together = _rows(search, None, mean, low, high, np.full(mean.shape, "", dtype=object))
     return pa.concat_tables([*single, together])
 

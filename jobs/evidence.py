@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from jobs.costs import COSTS, costs_at, model_parameters, problem_costs
-from jobs.curves import PASS, SOLUTION_COLUMNS, Search, accuracy_at, searched_problems
+from jobs.curves import PASS, SOLUTION_COLUMNS, Search, accuracy_at, solutions_by_problem
 from jobs.difficulty import FEATURES, Samples, probe_features, samples_independently, samples_of
 from jobs.results import load_record, load_table, table_parts
 from jobs.routes import PROBE_STRATEGY, FittedRun, Route
@@ -167,7 +167,7 @@ def _add_run(
 ) -> None:
     run = _Run.of(folder, record)
     for part in table_parts(folder, "solutions", SOLUTION_COLUMNS):
-        for search, problem_id, rows in searched_problems(part):
+        for search, problem_id, rows in solutions_by_problem(part):
             pile = piles.setdefault((search.policy, run.prm), _Pile())
             pile.parameters = max(pile.parameters, run.sizes(search.policy))
             if samples_independently(search.strategy) and not search.variant:

@@ -13,9 +13,9 @@ import numpy as np
 
 from jobs.best_routes import best_route, best_routes, routed, weighted_interval
 from jobs.costs import COSTS, Budget, Measure
-from jobs.curves import clustered_interval
 from jobs.difficulty import Difficulty, Thresholds
 from jobs.evidence import Evidence, Learned, gather
+from jobs.intervals import clustered_interval
 from jobs.liu2025 import BRANCHING, liu2025_strategy
 from jobs.pass_predictor import Predictor, fit_predictor
 from jobs.routes import (

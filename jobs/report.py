@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs.curves import PASS, Point, best_votes
+from jobs.leaves import leaf_coverage
 from jobs.report_figure import draw_accuracy
 from jobs.reported_run import (
     Choice,
@@ -27,6 +28,9 @@ from jobs.reported_run import (
     read_run,
     sample_name,
 )
+from jobs.selection import Selection, selections
+from jobs.selection import at_full_n as selections_at_full_n
+from jobs.selection_figure import draw_selection
 from search.errors import StorageError
 from search.rewards import Reduction
 from search.votes import Vote
@@ -54,6 +58,16 @@ class ReportFiles:
     markdown: Path
     png: Path
     svg: Path
+    selection_png: Path
+    selection_svg: Path
+
+    @classmethod
+    def under(cls, folder: Path) -> "ReportFiles":
+        """The names they have in a folder."""
+        figures = [
+            f"{name}.{kind}" for name in ("accuracy", "selection") for kind in ("png", "svg")
+        ]
+        return cls(folder / "report.md", *(folder / name for name in figures))
 
 
 def write_report(
@@ -62,23 +76,29 @@ def write_report(
     reduction: Reduction = Reduction.LAST,
     vote: Vote = Vote.WEIGHTED,
 ) -> ReportFiles:
-    """Writes report.md, accuracy.png and accuracy.svg; raises StorageError.
+    """Writes report.md and its two figures, each as .png and .svg; raises StorageError.
 
     reduction, vote: what the figure and the first tables show. Several runs share one figure
     and have a chapter each.
     """
     runs, choice = [read_run(Path(path)) for path in run_dirs], Choice(reduction, vote)
-    files = ReportFiles(folder / "report.md", folder / "accuracy.png", folder / "accuracy.svg")
+    files = ReportFiles.under(folder)
+    lost = [
+        selections(run, choice, leaf_coverage(Path(path)))
+        for run, path in zip(runs, run_dirs, strict=True)
+    ]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         draw_accuracy(runs, choice, files.png, files.svg)
-        files.markdown.write_text(_markdown(runs, choice, files), encoding="utf-8")
+        labelled = [(run.label, found) for run, found in zip(runs, lost, strict=True)]
+        draw_selection(labelled, files.selection_png, files.selection_svg)
+        files.markdown.write_text(_markdown(runs, choice, lost), encoding="utf-8")
     except OSError as error:
         raise StorageError(f"cannot write the report to {folder}: {error}") from error
     return files
 
 
-def _markdown(runs: list[ReportedRun], choice: Choice, files: ReportFiles) -> str:
+def _markdown(runs: list[ReportedRun], choice: Choice, lost: list[list[Selection]]) -> str:
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -86,9 +106,11 @@ def _markdown(runs: list[ReportedRun], choice: Choice, files: ReportFiles) -> st
         percent=_percent, points=_points, number=count_in_words, cell=_table_cell
     )
     text = resources.files("jobs").joinpath(_TEMPLATE).read_text(encoding="utf-8")
-    chapters = [_chapter(run, choice) for run in runs]
-    figure = files.png.name
-    return environment.from_string(text).render(chapters=chapters, choice=choice, figure=figure)
+    chapters = [
+        _chapter(run, choice) | {"lost": selections_at_full_n(found)}
+        for run, found in zip(runs, lost, strict=True)
+    ]
+    return environment.from_string(text).render(chapters=chapters, choice=choice)
 
 
 def _chapter(run: ReportedRun, choice: Choice) -> Row:

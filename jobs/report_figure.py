@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 PANELS_A_ROW = 3
 # Okabe and Ito's palette: told apart with every common kind of colour blindness.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_STYLE: Any = {
+FIGURE_STYLE: Any = {
     "svg.hashsalt": "branchwise",
     "text.parse_math": False,
     "font.size": 10,
@@ -31,7 +31,7 @@ def draw_accuracy(runs: list[ReportedRun], choice: Choice, png: Path, svg: Path)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(FIGURE_STYLE):
         panels = list(dict.fromkeys(name for run in runs for name in run.policies))
         columns = min(PANELS_A_ROW, max(1, len(panels)))
         rows = max(1, -(-len(panels) // columns))
@@ -58,7 +58,9 @@ def _fill_panels(
             _draw_lines(axis, run, policy, place, choice, len(runs) > 1)
     for axis in axes[len(panels) :]:
         axis.set_visible(False)
-    _label_axes(axes[: len(panels)], [p.n for run in runs for p in run.points])
+    label_axes(axes[: len(panels)], [p.n for run in runs for p in run.points])
+    for axis in axes[: len(panels) : PANELS_A_ROW]:
+        axis.set_ylabel("accuracy")
     named = {label: line for a in axes for line, label in zip(*_legend_of(a), strict=True)}
     ordered = sorted(named, key=lambda label: named[label].get_linestyle() == "--")
     if named:
@@ -76,7 +78,8 @@ def _panel_title(policy: str, runs: list[ReportedRun]) -> str:
     return f"policy {policy}" + (f" ({count_in_words(size)} parameters)" if size else "")
 
 
-def _label_axes(axes: list["Axes"], ns: list[int]) -> None:
+def label_axes(axes: list["Axes"], ns: list[int]) -> None:
+    """N by powers of two and accuracy in per cent, on every panel."""
     from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 
     ticks = [2**power for power in range(max(ns, default=1).bit_length())]
@@ -92,8 +95,6 @@ def _label_axes(axes: list["Axes"], ns: list[int]) -> None:
         axis.set_axisbelow(True)
         axis.xaxis.set_tick_params(labelbottom=True)
         axis.set_ylim(*_accuracy_range(axis.get_ylim()))
-    for axis in axes[::PANELS_A_ROW]:
-        axis.set_ylabel("accuracy")
 
 
 def _accuracy_range(limits: tuple[float, float]) -> tuple[float, float]:
@@ -132,11 +133,16 @@ def _line_name(kind: tuple[str, int], kinds: list[tuple[str, int]]) -> str:
     return rule + (f", M = {branching}" if several else "")
 
 
+def strategy_look(strategy: str) -> tuple[str, str]:
+    """Colour and marker of a strategy, the same in every figure."""
+    number = list(STRATEGIES).index(strategy)
+    return _COLOURS[number % len(_COLOURS)], _MARKERS[number % len(_MARKERS)]
+
+
 def _draw_line(axis: "Axes", line: list[Point], strategy: str, dash: Any, label: str) -> None:
     if not line:
         return
-    number = list(STRATEGIES).index(strategy)
-    colour, marker = _COLOURS[number % len(_COLOURS)], _MARKERS[number % len(_MARKERS)]
+    colour, marker = strategy_look(strategy)
     ns, values = [p.n for p in line], [p.expected_correct for p in line]
     low = [p.expected_correct if p.ci_low is None else p.ci_low for p in line]
     high = [p.expected_correct if p.ci_high is None else p.ci_high for p in line]

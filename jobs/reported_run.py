@@ -15,7 +15,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from jobs.costs import model_parameters
-from jobs.curves import NO_REDUCTION, Point, clustered_interval, single_samples, summary
+from jobs.curves import NO_REDUCTION, Point, single_samples, summary
+from jobs.intervals import clustered_interval
 from jobs.results import load_record, load_table
 from search.errors import StorageError
 from search.rewards import Reduction
@@ -140,14 +141,15 @@ def comparisons(run: ReportedRun, choice: Choice) -> list[Comparison]:
 
 
 def _compared(run: ReportedRun, point: Point, single: Point) -> Comparison:
-    ours, theirs = _by_problem(run.answers, point), _by_problem(run.answers, single)
+    ours, theirs = correct_by_problem(run.answers, point), correct_by_problem(run.answers, single)
     shared = sorted(ours.keys() & theirs.keys())
     pairs = np.array([ours[problem] - theirs[problem] for problem in shared])
     mean, low, high = (float(side) for side in clustered_interval(pairs))
     return Comparison(point, mean, low, high)
 
 
-def _by_problem(answers: pa.Table, point: Point) -> dict[str, float]:
+def correct_by_problem(answers: pa.Table, point: Point) -> dict[str, float]:
+    """A point's expected correctness of each problem."""
     keep = pc.is_valid(answers["problem_id"])
     for name in (*_POINT, "n", "searched_n", "reduction", "vote"):
         keep = pc.and_(keep, pc.equal(answers[name], getattr(point, name)))

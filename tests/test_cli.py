@@ -26,6 +26,7 @@ pytestmark = pytest.mark.unit
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL_LIBRARIES = {"ray", "torch", "transformers", "vllm", "datasets", "reasoning_gym"}
+COMMANDS = ("run", "plan", "report", "fit", "votes", "models", "strategies")
 HEAVY = MODEL_LIBRARIES | {
     "math_verify",
     "matplotlib",
@@ -85,7 +86,7 @@ def refused_line(answer: Answer) -> str:
 # Help and lists
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["report", "--help"], []])
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["votes", "--help"], []])
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     answer = branchwise(*arguments)
     assert "Usage" in answer.out + answer.err
@@ -96,9 +97,7 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
 
 def test_help_names_every_command() -> None:
     out = branchwise("--help").out
-    assert all(
-        f" {name} " in out for name in ("run", "plan", "report", "fit", "models", "strategies")
-    )
+    assert all(f" {name} " in out for name in COMMANDS)
 
 
 def test_models_are_listed_without_loading_one() -> None:
@@ -146,7 +145,8 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_report_is_written_beside_the_tables(run_folder: Path) -> None:
     answer = branchwise("report", run_folder)
-    names = ["report.md", "accuracy.png", "accuracy.svg"]
+    figures = [f"{name}.{kind}" for name in ("accuracy", "selection") for kind in ("png", "svg")]
+    names = ["report.md", *figures]
     assert (answer.code, answer.err) == (0, "")
     assert answer.out.splitlines() == [str(run_folder / name) for name in names]
     assert all((run_folder / name).stat().st_size for name in names)
@@ -198,6 +198,27 @@ def test_a_fit_that_cannot_be_is_refused(tmp_path: Path, arguments: list[str], l
     path = tmp_path / "routes.yaml"
     assert line in refused_line(branchwise("fit", tmp_path, "--to", path, *arguments))
     assert not path.exists()
+
+
+# Votes
+
+
+def test_votes_are_printed_and_written(run_folder: Path, tmp_path: Path) -> None:
+    answer = branchwise("votes", run_folder)
+    assert (answer.code, answer.err) == (0, "")
+    assert "PRM-Last-Vote" in answer.out
+    assert answer.loaded & MODEL_LIBRARIES == set()
+    file = tmp_path / "votes.csv"
+    written = branchwise("votes", run_folder, "--compat", "search_and_learn", "--to", file)
+    assert (written.code, written.out) == (0, str(file))
+    assert file.read_text().startswith("run,prm,policy,strategy,n,branching,row,")
+
+
+def test_votes_on_no_run_or_by_no_rule_are_refused(run_folder: Path, tmp_path: Path) -> None:
+    line = refused_line(branchwise("votes", tmp_path))
+    assert line == f"error: {tmp_path} is not a run folder: no readable run.json there"
+    unknown = refused_line(branchwise("votes", run_folder, "--compat", "none"))
+    assert "choose from search_and_learn, compute_optimal_tts" in unknown
 
 
 # Recipes that are refused

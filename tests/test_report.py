@@ -14,7 +14,7 @@ from jobs.curves import answers_table
 from jobs.report import write_report
 from search.errors import StorageError
 from search.rewards import Reduction
-from search.schemas import PROBLEMS, SOLUTIONS, UNITS
+from search.schemas import NODES, PROBLEMS, SOLUTIONS, UNITS
 from search.strategies import keep_count
 from search.votes import Vote
 
@@ -55,6 +55,7 @@ def write_run(
     pq.write_table(solutions, folder / "solutions.parquet")
     pq.write_table(pa.Table.from_pylist(units, UNITS), folder / "units.parquet")
     pq.write_table(_problems(problems), folder / "problems.parquet")
+    pq.write_table(NODES.empty_table(), folder / "nodes.parquet")
     pq.write_table(answers_table(solutions, None, 1), folder / "answers.parquet")
     (folder / "run.json").write_text(json.dumps(_record(folder.name, list(skill))))
     return folder
@@ -137,6 +138,7 @@ def test_a_report_says_what_was_run_and_what_came_out(tmp_path: Path) -> None:
     files = write_report([write_run(tmp_path / "demo", LADDER)], tmp_path / "report")
     text = files.markdown.read_text()
     assert files.png.stat().st_size > 10_000
+    assert files.selection_png.stat().st_size > 10_000
     assert "![Accuracy against N" in text
     assert "tiny (100 k parameters), middle (500 k parameters), large (3.4 M parameters)" in text
     assert "| tiny | beam | 16 | 4 | 4 | 20 |" in text
@@ -220,6 +222,8 @@ def test_equal_tables_give_equal_files(tmp_path: Path) -> None:
     one, other = (write_report([run], tmp_path / name) for name in ("a", "b"))
     assert one.svg.read_bytes() == other.svg.read_bytes()
     assert one.png.read_bytes() == other.png.read_bytes()
+    assert one.selection_svg.read_bytes() == other.selection_svg.read_bytes()
+    assert one.selection_png.read_bytes() == other.selection_png.read_bytes()
     assert one.markdown.read_bytes() == other.markdown.read_bytes()
 
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from actors.prm_layout import PRMLayout
 from benchmarks.peers.measured import Candidate, Found
-from jobs.curves import clustered_interval
 from jobs.grading import REFERENCE_CLASS, Graders
+from jobs.intervals import clustered_interval
 from search.answers import boxed_answer
 from search.problem import Problem
 from search.protocols import PRMPath

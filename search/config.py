@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from search.protocols import Carried, Sampling
 from search.rewards import Reduction
+from search.thinking import Thinking
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,8 @@ class SearchConfig:
 
     n: solutions a search returns; branching: candidates sampled for each kept node; keep:
     nodes kept at a step (N/M for beam, 1 a subtree for DVTS, N for independent samples).
-    reduction: how step rewards become the score by which candidates are kept.
+    reduction: how step rewards become the score by which candidates are kept. thinking: how a
+    policy marks what it thinks before it answers; None if it does not.
     """
 
     strategy: str
@@ -37,3 +39,4 @@ class SearchConfig:
     run_seed: int
     limits: Limits = field(default_factory=Limits)
     sampling: Sampling = field(default_factory=Sampling)
+    thinking: Thinking | None = None

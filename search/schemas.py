@@ -6,7 +6,7 @@ carry `SCHEMA_VERSION` in their metadata.
 
 import pyarrow as pa
 
-SCHEMA_VERSION = "2"
+SCHEMA_VERSION = "3"
 VERSION_KEY = b"branchwise.schema_version"
 _VERSIONED = {VERSION_KEY: SCHEMA_VERSION.encode()}
 
@@ -75,6 +75,21 @@ ANSWERS = _schema(
     ("ci_high", pa.float64()),
 )
 
+SAMPLES = _schema(
+    *_SEARCH,
+    ("samples", pa.int32()),
+    ("pass_at_1", pa.float64()),
+    ("ci_low", pa.float64()),
+    ("ci_high", pa.float64()),
+    ("ks", pa.list_(pa.int32())),
+    ("pass_at_k", pa.list_(pa.float64())),
+    ("cons_at_k", pa.float64()),
+    ("cut_share", pa.float64()),
+    ("mean_tokens", pa.float64()),
+    ("divergence", pa.float64()),
+    ("weight", pa.float64()),
+)
+
 UNITS = _schema(
     *_SEARCH,
     ("unit_id", pa.string()),
@@ -105,5 +120,6 @@ TABLES = {
     "nodes": NODES,
     "solutions": SOLUTIONS,
     "answers": ANSWERS,
+    "samples": SAMPLES,
     "units": UNITS,
 }

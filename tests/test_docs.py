@@ -27,6 +27,7 @@ from jobs.settings import (
     Recipe,
     SamplingSettings,
     SearchSettings,
+    ThinkingSettings,
     TimingSettings,
     WorkSettings,
 )
@@ -57,6 +58,7 @@ SECTIONS: dict[str, tuple[type[BaseModel], type[BaseModel]]] = {
     "Keys of every model": (ModelSettings, BaseModel),
     "`timing`": (TimingSettings, BaseModel),
     "`policies`": (PolicySettings, ModelSettings),
+    "`thinking`": (ThinkingSettings, BaseModel),
     "`prm`": (PRMSettings, ModelSettings),
     "`searches`": (SearchSettings, BaseModel),
     "`limits`": (LimitSettings, BaseModel),

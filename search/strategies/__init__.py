@@ -26,6 +26,11 @@ class Strategy:
     branches: bool
     splits: bool
 
+    @property
+    def samples(self) -> bool:
+        """Whether its solutions are independent samples of the policy."""
+        return self.splits and not self.branches
+
 
 STRATEGIES = {
     "majority": Strategy(majority, "N samples, most frequent answer; no PRM", False, False, True),

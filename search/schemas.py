@@ -115,6 +115,18 @@ UNITS = _schema(
     ("flops", pa.float64()),
 )
 
+# Not of a run: what `branchwise contamination` writes.
+CONTAMINATION = _schema(
+    ("problem_id", pa.string()),
+    ("words", pa.int32()),
+    ("ngrams", pa.int32()),
+    ("shared", pa.int32()),
+    ("overlap", pa.float64()),
+    ("finding", pa.string()),
+    ("file", pa.string()),
+    ("line", pa.int64()),
+)
+
 TABLES = {
     "problems": PROBLEMS,
     "nodes": NODES,

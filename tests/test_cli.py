@@ -81,6 +81,8 @@ def refused_line(answer: Answer) -> str:
 
 # Help and lists
 
+COMMANDS = ("run", "plan", "report", "contamination", "models", "strategies")
+
 
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["report", "--help"], []])
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
@@ -93,7 +95,7 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
 
 def test_help_names_every_command() -> None:
     out = branchwise("--help").out
-    assert all(f" {name} " in out for name in ("run", "plan", "report", "models", "strategies"))
+    assert all(f" {name} " in out for name in COMMANDS)
 
 
 def test_models_are_listed_without_loading_one() -> None:

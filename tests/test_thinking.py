@@ -1,12 +1,14 @@
 """Policies that think first: where thinking ends, what is an answer, and what the PRM reads."""
 
 import asyncio
+import pickle
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_recipe import fake_recipe
+from test_whole_solutions import Whole
 
 from jobs.recipe import parse_recipe
 from search.config import Limits, SearchConfig
@@ -19,6 +21,7 @@ from search.rows import node_table, solution_table
 from search.scripted import Script, ScriptedPolicy, ScriptedPRM
 from search.strategies import STRATEGIES, keep_count
 from search.thinking import Scored, Thinking
+from search.tree import ROOT
 
 pytestmark = pytest.mark.unit
 
@@ -175,9 +178,10 @@ def test_with_answer_the_prm_reads_what_is_spoken() -> None:
     config = config_of("best_of_n", 1)
     growth = grow(config, chain(*STEPS), SPOKEN)
     assert isinstance(growth.prm, ScriptedPRM)
-    read = [path.steps for [path] in growth.prm.calls]
+    [paths] = growth.prm.calls
+    read = [path.steps for path in paths]
     assert read == [("Add",), ("Add", "up"), ("Add", "up", "It is \\boxed{4}.")]
-    assert all(path.unfinished for [path] in growth.prm.calls)
+    assert all(path.unfinished for path in paths)
     [row] = rows(config, growth)
     assert row["rewards"] == [0.6, 0.7, 0.8]
     [unit] = partition(PROBLEM, config, 1)
@@ -189,9 +193,38 @@ def test_with_all_the_prm_reads_every_step_as_written() -> None:
     config = config_of("best_of_n", 1, thinking=ALL)
     growth = grow(config, chain(*STEPS), dict.fromkeys(STEPS, 0.5))
     assert isinstance(growth.prm, ScriptedPRM)
-    assert [path.steps for [path] in growth.prm.calls] == [STEPS[: i + 1] for i in range(5)]
+    [paths] = growth.prm.calls
+    assert [path.steps for path in paths] == [STEPS[: i + 1] for i in range(5)]
     [row] = rows(config, growth)
     assert (row["rewards"], row["answer"]) == ([0.5] * 5, "4")
+
+
+def test_children_are_read_as_a_whole_solution_is() -> None:
+    config = config_of("best_of_n", 1)
+    script = ScriptedPolicy(script=chain(*STEPS))
+    stepwise = Growth(PROBLEM, script, ScriptedPRM(rewards=SPOKEN), config)
+
+    async def expand_all() -> None:
+        for node in range(ROOT, len(STEPS) - 1):
+            await stepwise.expand(node, 0, 1)
+
+    asyncio.run(expand_all())
+    whole = grow(config, chain(*STEPS), SPOKEN)
+    assert isinstance(stepwise.prm, ScriptedPRM)
+    assert isinstance(whole.prm, ScriptedPRM)
+    assert [path for paths in stepwise.prm.calls for path in paths] == list(*whole.prm.calls)
+    assert stepwise.tree.rewards.tobytes() == whole.tree.rewards.tobytes()
+    assert stepwise.tree.stops == whole.tree.stops
+
+
+def test_one_request_for_a_whole_solution_knows_of_the_thinking() -> None:
+    config = config_of("best_of_n", 1)
+    whole = Whole(ScriptedPolicy(script=chain("\\boxed{5}", *STEPS, "never")))
+    [unit] = partition(PROBLEM, config, 1)
+    growth = asyncio.run(run_unit(unit, whole, ScriptedPRM(rewards=SPOKEN)))
+    assert whole.written == 1
+    assert [row["answer"] for row in rows(config, growth)] == ["4"]
+    assert pickle.loads(pickle.dumps(R1)) == R1
 
 
 def test_a_solution_without_a_spoken_step_scores_nought() -> None:

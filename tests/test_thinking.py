@@ -12,6 +12,7 @@ from test_whole_solutions import Whole
 
 from jobs.recipe import parse_recipe
 from search.config import Limits, SearchConfig
+from search.errors import RecipeError
 from search.growth import Growth
 from search.partition import partition, run_unit
 from search.problem import Problem
@@ -261,6 +262,20 @@ def test_a_recipe_gives_each_policy_its_own_thinking() -> None:
         Thinking("[/T]", score=Scored.ALL)
     }
     assert {c.thinking for c in recipe.search_configs("two")} == {None}
+
+
+def test_a_recipe_with_one_mark_for_both_ends_is_refused() -> None:
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe(thinking_recipe({"start": "</think>"}, "best_of_n", "majority"))
+    assert str(caught.value) == (
+        "policies.0.thinking.start and end are both '</think>': give each a mark of its own"
+    )
+
+
+def test_a_search_that_steers_by_answers_alone_is_refused() -> None:
+    with pytest.raises(RecipeError, match="dvts compares steps while the policy thinks"):
+        parse_recipe(thinking_recipe({}, "best_of_n", "dvts"))
+    assert parse_recipe(thinking_recipe({"score": "all"}, "best_of_n", "dvts"))
 
 
 def test_the_section_has_the_defaults_of_the_search() -> None:

@@ -96,10 +96,14 @@ class Growth:
 
     async def scored(self, parent: int, expansion: Expansion) -> Draft:
         """The sampled children with their scores; an empty last step adds nothing and has none."""
-        paths = self._prm_paths(parent, [each.text for each in expansion.completions])
+        completions = expansion.completions
+        nothing = Draft(expansion, (None,) * len(completions))
+        if self.prm is None:
+            return nothing
+        paths = self._prm_paths(parent, [each.text for each in completions])
         written = [path for path in paths if path is not None]
-        if self.prm is None or not written:
-            return Draft(expansion, (None,) * len(paths))
+        if not written:
+            return nothing
         scores = await self.prm.score(written)
         self._check_scores(scores, len(written))
         given = iter(scores)
@@ -118,9 +122,11 @@ class Growth:
 
     async def _score_path(self, nodes: list[int]) -> None:
         """Scores all steps of a path at once; an empty last step has no score."""
+        if self.prm is None:
+            return
         pairs = zip(nodes, self._prefixes(nodes), strict=True)
         written = {node: path for node, path in pairs if path is not None}
-        if self.prm is None or not written:
+        if not written:
             return
         scores = await self.prm.score(list(written.values()))
         self._check_scores(scores, len(written))

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
 import pyarrow as pa
 
@@ -137,18 +137,26 @@ class _Tally:
     def text_of(self, number: int, line: bytes) -> str | None:
         """The text of a JSON line; None if it has none."""
         try:
+            text = self._text(line)
+        except ValueError as fault:
+            self.skip(number, str(fault))
+            return None
+        self.read += 1
+        return text
+
+    def _text(self, line: bytes) -> str:
+        try:
             row = json.loads(line.decode("utf-8-sig", "replace"))
         except (ValueError, RecursionError):
-            return self.skip(number, "is not valid JSON")
+            raise ValueError("is not valid JSON") from None
         if not isinstance(row, dict):
-            return self.skip(number, "is not a JSON object")
+            raise ValueError("is not a JSON object")
         names = (self.text_field,) if self.text_field else TEXT_FIELDS
-        texts = [row[name] for name in names if isinstance(row.get(name), str)]
-        if not texts:
-            self.keys |= row.keys()
-            return self.skip(number, f"has no text in {' or '.join(names)}")
-        self.read += 1
-        return cast(str, texts[0])
+        for name in names:
+            if isinstance(row.get(name), str):
+                return str(row[name])
+        self.keys |= row.keys()
+        raise ValueError(f"has no text in {' or '.join(names)}")
 
     def skip(self, number: int, reason: str) -> None:
         self.skipped += 1

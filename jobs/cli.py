@@ -165,6 +165,44 @@ def votes(
 
 
 @app.command()
+def contamination(
+    problems: Annotated[str, typer.Argument(help="A recipe, or a data source as in a recipe.")],
+    corpus: Annotated[
+        list[Path], typer.Option(help="Text, JSONL or Parquet files, or folders of them.")
+    ],
+    more_corpus: Annotated[
+        list[Path] | None, typer.Argument(help="More files, behind --corpus.", metavar="FILES")
+    ] = None,
+    field: Annotated[
+        str | None, typer.Option(help="Field with the text; else text, content, ...")
+    ] = None,
+    n: Annotated[int, typer.Option(min=1, help="Words of an n-gram.")] = 10,
+    threshold: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of n-grams that is still no contamination.")
+    ] = 0.0,
+    to: Annotated[
+        Path | None, typer.Option(help="Write a row a problem to this .parquet or .csv.")
+    ] = None,
+) -> None:
+    """Look for problems in a text corpus, by n-grams of words; exit code 1 if any is there."""
+    from rich.console import Console
+
+    from jobs.contamination import check_contamination, check_target, problems_of, write_overlaps
+    from jobs.contamination_summary import print_overlaps
+    from jobs.corpus import Corpus
+
+    if to:
+        check_target(to)
+    read = Corpus([*corpus, *(more_corpus or [])], field)
+    overlaps = check_contamination(problems_of(problems), read, n, threshold)
+    if to:
+        write_overlaps(overlaps, to)
+    print_overlaps(overlaps, read.notes, n, threshold, Console())
+    if any(overlap.finding == "contaminated" for overlap in overlaps):
+        raise typer.Exit(EXIT_PARTIAL)
+
+
+@app.command()
 def models() -> None:
     """List the models that ship with the repository."""
     from jobs.catalogue import embedded_models

@@ -27,6 +27,7 @@ from jobs.models import policy_spec, prm_spec
 from jobs.progress import ProgressDisplay
 from jobs.recipe import recipe_digest
 from jobs.results import RunWriter, new_record, table_parts, write_table
+from jobs.samples import SAMPLE_COLUMNS, samples_of_parts
 from jobs.settings import Recipe
 from search.partition import WorkUnit, partition
 from search.problem import Problem
@@ -55,7 +56,7 @@ async def _run(recipe: Recipe, address: str | None, console: Console) -> RunOutc
     record = new_record(recipe.name, recipe.model_dump(mode="json"), recipe_digest(recipe))
     with RunWriter(Path(recipe.runs_folder), record) as writer:
         searched = await _search_all(recipe, address, loaded, writer, console)
-    _write_answers(writer.folder, searched.problems, recipe.seed)
+    _write_answers(writer.folder, searched.problems, recipe)
     writer.finish()
     return RunOutcome(writer.folder, searched.failed_units, searched.bad_problems)
 
@@ -200,8 +201,10 @@ def _site(recipe: Recipe, spec: ModelSpec, policy: Deployed | None, prm: Deploye
     )
 
 
-def _write_answers(folder: Path, problems: list[Problem], run_seed: int) -> None:
-    """Votes and curves, from the tables alone."""
-    parts = table_parts(folder, "solutions", SOLUTION_COLUMNS)
+def _write_answers(folder: Path, problems: list[Problem], recipe: Recipe) -> None:
+    """Samples, votes and curves, from the tables alone."""
     ids = [problem.problem_id for problem in problems]
-    write_table(folder, "answers", answers_of_parts(parts, ids, run_seed))
+    parts = table_parts(folder, "solutions", SAMPLE_COLUMNS)
+    write_table(folder, "samples", samples_of_parts(parts, ids, recipe.max_entropy_lambda))
+    parts = table_parts(folder, "solutions", SOLUTION_COLUMNS)
+    write_table(folder, "answers", answers_of_parts(parts, ids, recipe.seed))

@@ -45,6 +45,13 @@ KNOWN_MODELS = {
         36, 2048, 11008, 16, 2, 128, 151936, 32768, tied=True, qkv_bias=True
     ),
     "Qwen/Qwen2.5-7B-Instruct": _QWEN_7B,
+    "Qwen/Qwen2.5-14B-Instruct": ModelShape(
+        48, 5120, 13824, 40, 8, 128, 152064, 32768, tied=False, qkv_bias=True
+    ),
+    "Qwen/Qwen2.5-32B-Instruct": ModelShape(
+        64, 5120, 27648, 40, 8, 128, 152064, 32768, tied=False, qkv_bias=True
+    ),
+    "Qwen/Qwen2.5-72B-Instruct": _QWEN_72B,
     "Qwen/Qwen2.5-Math-1.5B-Instruct": replace(_QWEN_1_5B, context=_MATH_CONTEXT),
     "Qwen/Qwen2.5-Math-7B-Instruct": replace(_QWEN_7B, context=_MATH_CONTEXT),
     "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B": replace(_QWEN_1_5B, context=131072, tied=False),

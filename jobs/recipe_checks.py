@@ -17,6 +17,7 @@ from jobs.engine_checks import (
 from jobs.search_checks import rule_complaints
 from jobs.settings import ModelSettings, PolicySettings, Recipe, SearchSettings
 from search.strategies import STRATEGIES
+from search.thinking import Scored
 
 _FIELDS_ONLY = {"text_field", "reference_field", "id_field"}
 _KEYS_OF_KIND = {
@@ -51,6 +52,9 @@ def complaints_about(recipe: Recipe) -> Iterator[str]:
     names = [str(policy.name) for policy in recipe.policies]
     yield from _policy_complaints(recipe.searches, names)
     yield from _repeated_searches(recipe.searches, names)
+    yield from _protocol_complaints(recipe)
+    for place, policy in enumerate(recipe.policies):
+        yield from _thinking_complaints(f"policies.{place}.thinking", policy, recipe.searches)
 
 
 def _source_complaints(sources: Sequence[DataSource]) -> Iterator[str]:
@@ -143,3 +147,32 @@ def _repeated_searches(searches: Sequence[SearchSettings], names: Sequence[str])
                 what = f"{rule} with n={n} and the same branching"
                 yield f"searches.{place} repeats {what}: remove one"
             seen |= keys
+
+
+def _protocol_complaints(recipe: Recipe) -> Iterator[str]:
+    independent = [name for name, kind in STRATEGIES.items() if kind.samples]
+    for place, search in enumerate(recipe.searches):
+        if recipe.protocol == "sampling" and search.strategy not in independent:
+            yield (
+                f"searches.{place}: {search.strategy} does not draw independent samples: use "
+                f"{' or '.join(independent)}, or protocol: search"
+            )
+
+
+def _thinking_complaints(
+    where: str, policy: PolicySettings, searches: Sequence[SearchSettings]
+) -> Iterator[str]:
+    thinking = policy.thinking
+    if thinking is None:
+        return
+    if thinking.start == thinking.end:
+        yield f"{where}.start and end are both {thinking.end!r}: give each a mark of its own"
+    for search in (each for each in searches if each.is_run_by(str(policy.name))):
+        kind = STRATEGIES[search.strategy]
+        if search.compat:
+            yield f"{where}: {search.compat} knows no thinking parts: remove compat or thinking"
+        if kind.uses_prm and not kind.samples and thinking.score is Scored.ANSWER:
+            yield (
+                f"{where}.score: {search.strategy} compares steps while the policy thinks: set "
+                "score: all, or use best_of_n or majority"
+            )

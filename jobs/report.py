@@ -121,6 +121,7 @@ def _chapter(run: ReportedRun, choice: Choice) -> Row:
     return {
         "run": run,
         "searches": _searches(run),
+        "sample_ks": sorted({k for row in run.sampled for k in row["ks"]} - {1}),
         "problems": len(run.problems),
         "bad": bad.select(["problem_id", "error"]).to_pylist(),
         "single": baseline(run),

@@ -53,11 +53,26 @@ class ReportedRun:
     record: Row
     problems: pa.Table
     answers: pa.Table
+    samples: pa.Table
     units: pa.Table
     grades: pa.Table
     points: list[Point]
     policies: list[str]
     parameters: dict[str, float]
+
+    @property
+    def samples_only(self) -> bool:
+        """Whether the run asks for nothing but independent samples."""
+        return bool(self.record.get("recipe", {}).get("protocol") == "sampling")
+
+    @property
+    def sampled(self) -> list[Row]:
+        """Means over problems of each search with independent samples, by policy."""
+        rows: list[Row] = self.samples.filter(pc.is_null(self.samples["problem_id"])).to_pylist()
+        return sorted(
+            rows,
+            key=lambda row: (self.policies.index(row["policy"]), row["strategy"], row["variant"]),
+        )
 
     @property
     def label(self) -> str:
@@ -76,6 +91,7 @@ def read_run(folder: Path) -> ReportedRun:
         record=record,
         problems=load_table(folder, "problems"),
         answers=answers,
+        samples=load_table(folder, "samples"),
         units=units,
         grades=_read_grades(folder),
         points=summary(answers),

@@ -186,6 +186,7 @@ class Run:
     nodes: pa.Table
     solutions: pa.Table
     answers: pa.Table
+    samples: pa.Table
     units: pa.Table
 
 

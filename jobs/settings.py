@@ -18,11 +18,13 @@ from search.config import (
 from search.protocols import Sampling
 from search.rewards import Reduction
 from search.strategies import STRATEGIES, keep_count
+from search.thinking import Scored, Thinking
 
 DEFAULT_BRANCHING = 4
 
 Engine = Literal["transformers", "vllm", "fake"]
 Dtype = Literal["float64", "float32", "bfloat16", "float16"]
+Protocol = Literal["search", "sampling"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.\-]*$")]
 
 
@@ -67,6 +69,19 @@ class ModelSettings(Section):
     timing: TimingSettings | None = optional("Measured speed, for plans; from the GPU type if null")
 
 
+class ThinkingSettings(Section):
+    """The marks around what a policy thinks before it answers."""
+
+    end: str = Field(default="</think>", min_length=1, description="Ends the thinking part")
+    start: str = Field(
+        default="<think>", min_length=1, description="Begins another one, after the first has ended"
+    )
+    score: Scored = Field(
+        default=Scored.ANSWER,
+        description="What the PRM reads and scores: what is not thinking, or all",
+    )
+
+
 class PolicySettings(ModelSettings):
     """A policy: one rung of the ladder."""
 
@@ -78,6 +93,7 @@ class PolicySettings(ModelSettings):
         default="", description="Put before the problem in the chat template (prompt: chat)"
     )
     prompt_template: str | None = optional("The whole prompt, with {problem} (prompt: template)")
+    thinking: ThinkingSettings | None = optional("How it marks its thinking; null if it has none")
 
     @field_validator("prompt")
     @classmethod
@@ -222,6 +238,12 @@ class Recipe(Section):
     searches: tuple[SearchSettings, ...] = Field(
         min_length=1, description="What is run on every problem with every policy"
     )
+    protocol: Protocol = Field(
+        default="search", description="sampling takes independent samples only and reports them"
+    )
+    max_entropy_lambda: float = Field(
+        default=1.0, ge=0, description="Lambda of the weights in the table samples"
+    )
     limits: LimitSettings = Field(
         default=LimitSettings(), description="Limits of steps and solutions"
     )
@@ -239,12 +261,14 @@ class Recipe(Section):
     def search_configs(self, policy: str | None = None) -> list[SearchConfig]:
         """One configuration for each search and each of its N, in the recipe's order.
 
-        policy: a policy's name, for the searches that it runs.
+        policy: a policy's name, for the searches that it runs, with the marks of its thinking.
         """
         run = [s for s in self.searches if policy is None or s.is_run_by(policy)]
-        return [self._config(search, n) for search in run for n in search.n]
+        marks = next((p.thinking for p in self.policies if p.name == policy), None)
+        thinking = Thinking(**marks.model_dump()) if marks else None
+        return [self._config(search, n, thinking) for search in run for n in search.n]
 
-    def _config(self, search: SearchSettings, n: int) -> SearchConfig:
+    def _config(self, search: SearchSettings, n: int, thinking: Thinking | None) -> SearchConfig:
         branching = search.candidates() or 1
         return SearchConfig(
             strategy=search.strategy,
@@ -260,4 +284,5 @@ class Recipe(Section):
             width_temperature=search.width_temperature,
             compat=search.compat,
             compat_options=search.compat_options,
+            thinking=thinking,
         )

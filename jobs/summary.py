@@ -16,7 +16,7 @@ SHOWN = Choice(Reduction.LAST, Vote.WEIGHTED)
 def print_summary(outcome: RunOutcome, files: ReportFiles, console: Console) -> None:
     """A table of accuracy in per cent, the paths, and what failed."""
     run = read_run(outcome.folder)
-    console.print(accuracy_table(run))
+    console.print(samples_table(run) if run.samples_only else accuracy_table(run))
     single = baseline(run)
     if single:
         console.print(f"single sample of {single.policy}: {single.expected_correct:.1%}")
@@ -39,6 +39,21 @@ def accuracy_table(run: ReportedRun) -> Table:
     for line in sorted(lines, key=lambda line: (run.policies.index(line[0]), line[1])):
         by_size = {p.n: p for p in points if (p.policy, p.rule) == line}
         table.add_row(*line, *(_cell(by_size.get(size)) for size in sizes))
+    return table
+
+
+def samples_table(run: ReportedRun) -> Table:
+    """A row for each policy that was sampled: pass@1 with its interval, cons@k, pass@k, cuts."""
+    title = "independent samples, in %"
+    heads = ("policy", "samples", "pass@1", "95 % interval", "cons@k", "pass@k", "cut off")
+    table = Table(*heads, "tokens", title=title)
+    for row in run.sampled:
+        shares = [row["pass_at_1"], row["cons_at_k"], row["pass_at_k"][-1], row["cut_share"]]
+        single, cons, any_correct, cut = (f"{100 * share:.1f}" for share in shares)
+        known = row["ci_low"] is not None
+        interval = f"{100 * row['ci_low']:.1f} to {100 * row['ci_high']:.1f}" if known else ""
+        cells = (single, interval, cons, any_correct, cut, f"{row['mean_tokens']:.0f}")
+        table.add_row(row["policy"], str(row["n"]), *cells)
     return table
 
 

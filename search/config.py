@@ -5,6 +5,7 @@ from enum import StrEnum
 
 from search.protocols import Carried, Sampling
 from search.rewards import Reduction
+from search.thinking import Thinking
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,8 @@ class SearchConfig:
 
     n: solutions a search returns; branching: candidates sampled for each kept node; keep:
     nodes kept at a step (N/M for beam, 1 a subtree for DVTS, N for independent samples).
-    reduction: how step rewards become the score by which candidates are kept.
+    reduction: how step rewards become the score by which candidates are kept. thinking: how a
+    policy marks what it thinks before it answers; None if it does not.
 
     Settings of some strategies: score_every: steps of a candidate; lookahead: greedy steps that
     the PRM reads after it; width_temperature: how evenly `rebase` divides its width; compat:
@@ -68,6 +70,7 @@ class SearchConfig:
     width_temperature: float = WIDTH_TEMPERATURE
     compat: Compat | None = None
     compat_options: tuple[CompatOption, ...] = ()
+    thinking: Thinking | None = None
 
     @property
     def variant(self) -> str:

@@ -4,6 +4,7 @@ Invariant: a node is in the tree with its reward before its strategy sees it.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from search.budget import Budget
@@ -21,6 +22,7 @@ from search.protocols import (
 )
 from search.rewards import reduce_rewards
 from search.seeds import node_seed
+from search.thinking import Scored
 from search.token_ids import count_ids
 from search.tree import ROOT, Tree
 from search.whole_solutions import (
@@ -100,16 +102,16 @@ class Growth:
     async def scored(self, parent: int, expansion: Expansion) -> Draft:
         """The sampled children with their scores; an empty last step adds nothing and has none."""
         completions = expansion.completions
-        written = [each for each in completions if each.text.strip()]
-        if self.prm is None or not written:
+        if self.prm is None:
             return not_scored(expansion)
-        texts = [each.text for each in written]
-        scores = await self.prm.score(self._prm_paths(parent, texts))
+        paths = self._prm_paths(parent, [each.text for each in completions])
+        written = [path for path in paths if path is not None]
+        if not written:
+            return not_scored(expansion)
+        scores = await self.prm.score(written)
         self._check_scores(scores, len(written))
         given = iter(scores)
-        return Draft(
-            expansion, tuple(next(given) if each.text.strip() else None for each in completions)
-        )
+        return Draft(expansion, tuple(next(given) if path else None for path in paths))
 
     def put(self, parent: int, subtree: int, draft: Draft, first: int = 0) -> list[int]:
         """Adds drafted children to the tree, and what they cost to the budget."""
@@ -122,24 +124,25 @@ class Growth:
         self._note_scores([node for node, _ in scored], [score for _, score in scored if score])
         return nodes
 
-    async def score_paths(self, nodes: list[int], paths: list[PRMPath]) -> None:
-        """Scores nodes of the tree, each by the path given for it."""
-        if self.prm is None or not paths:
+    async def score_paths(self, nodes: Sequence[int], paths: Sequence[PRMPath | None]) -> None:
+        """Scores nodes of the tree, each by the path given for it, if there is one."""
+        pairs = zip(nodes, paths, strict=True)
+        wanted = {node: path for node, path in pairs if path is not None}
+        if self.prm is None or not wanted:
             return
-        scores = await self.prm.score(paths)
-        self._check_scores(scores, len(paths))
-        self._note_scores(nodes, scores)
+        scores = await self.prm.score(list(wanted.values()))
+        self._check_scores(scores, len(wanted))
+        self._note_scores(list(wanted), scores)
 
     async def score_children(self, parent: int, nodes: list[int]) -> None:
         """Scores children of one node in one call; an empty step has no score."""
-        written = [node for node in nodes if self.tree.texts[node].strip()]
-        texts = [self.tree.texts[node] for node in written]
-        await self.score_paths(written, self._prm_paths(parent, texts))
+        texts = [self.tree.texts[node] for node in nodes]
+        await self.score_paths(nodes, self._prm_paths(parent, texts))
 
     async def _score_path(self, nodes: list[int]) -> None:
         """Scores all steps of a path at once; an empty last step has no score."""
-        written = [node for node in nodes if self.tree.texts[node].strip()]
-        await self.score_paths(written, self._prefixes(nodes, written))
+        if self.prm is not None:
+            await self.score_paths(nodes, self._prefixes(nodes))
 
     def _note_scores(self, nodes: list[int], scores: list[Score]) -> None:
         for node, score in zip(nodes, scores, strict=True):
@@ -157,6 +160,7 @@ class Growth:
             subtree,
             config.sampling,
             config.limits,
+            config.thinking,
         )
 
     def _most_tokens(self, parent: int) -> int:
@@ -193,31 +197,39 @@ class Growth:
 
     def _judged(self, parent: int, completion: Completion) -> Completion:
         """The completion with the reason that ends its solution, if one does."""
-        before, steps = self.tree.tokens_so_far(parent), self.tree.depth(parent)
-        reason = end_of_step(self.config.limits, completion, before, steps)
+        limits, thinking, tree = self.config.limits, self.config.thinking, self.tree
+        text = tree.text(parent) if thinking else ""
+        tokens, steps = tree.tokens_so_far(parent), tree.depth(parent)
+        reason = end_of_step(limits, completion, tokens, steps, thinking, text)
         return Completion(completion.text, completion.token_ids, completion.logprob, reason)
 
-    def _prm_paths(self, parent: int, texts: list[str]) -> list[PRMPath]:
-        delimiter, tree = self.config.sampling.delimiter, self.tree
-        before = [tree.texts[step].removesuffix(delimiter) for step in tree.path(parent)]
-        return [
-            PRMPath(
-                self.problem.text,
-                (*before, text.removesuffix(delimiter)),
-                text.endswith(delimiter),
-            )
-            for text in texts
-        ]
+    def _prm_paths(self, parent: int, texts: Sequence[str]) -> list[PRMPath | None]:
+        """What the PRM reads of each of these steps after `parent`."""
+        before = [self.tree.texts[step] for step in self.tree.path(parent)]
+        return [self._prm_path(self._read_steps([*before, text]), text) for text in texts]
 
-    def _prefixes(self, nodes: list[int], wanted: list[int]) -> list[PRMPath]:
-        """The paths from the first of these nodes, one below the other, to each wanted one."""
+    def _prefixes(self, nodes: list[int]) -> list[PRMPath | None]:
+        """The paths from the first of these nodes, one below the other, to each of them."""
         texts = [self.tree.texts[node] for node in nodes]
-        steps = tuple(text.removesuffix(self.config.sampling.delimiter) for text in texts)
-        return [
-            PRMPath(self.problem.text, steps[: place + 1], texts[place] != steps[place])
-            for place, node in enumerate(nodes)
-            if node in wanted
-        ]
+        read = self._read_steps(texts)
+        return [self._prm_path(read[: place + 1], text) for place, text in enumerate(texts)]
+
+    def _read_steps(self, texts: Sequence[str]) -> Sequence[str]:
+        """What of each step the PRM reads."""
+        thinking = self.config.thinking
+        return thinking.read_steps(texts) if thinking else texts
+
+    def _prm_path(self, read: Sequence[str], text: str) -> PRMPath | None:
+        """A path to its last step, written as `text`; None if the PRM has nothing of it to read."""
+        *before, last = read
+        if not last.strip():
+            return None
+        thinking, delimiter = self.config.thinking, self.config.sampling.delimiter
+        if thinking is not None and thinking.score is Scored.ANSWER:
+            # Steps of nothing but thinking are none to the PRM.
+            before = [step for step in before if step.strip()]
+        steps = tuple(step.removesuffix(delimiter) for step in (*before, last))
+        return PRMPath(self.problem.text, steps, text.endswith(delimiter))
 
     def _check_scores(self, scores: list[Score], expected: int) -> None:
         if len(scores) != expected:

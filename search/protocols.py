@@ -13,8 +13,9 @@ from typing import Any, Protocol
 class StopReason(StrEnum):
     """Why a step or a solution ended.
 
-    The first two end a step only; the others end the solution too. `UNFINISHED` marks a
-    candidate that counts towards N but was never completed: it has no answer and no vote.
+    The first two end a step only; the others end the solution too. `THINKING`: a limit was
+    reached before the thinking part ended. `UNFINISHED` marks a candidate that counts towards N
+    but was never completed. Neither has an answer or a vote.
     """
 
     DELIMITER = "delimiter"
@@ -23,6 +24,7 @@ class StopReason(StrEnum):
     BOXED = "boxed"
     MAX_STEPS = "max_steps"
     MAX_TOKENS = "max_tokens"
+    THINKING = "thinking"
     UNFINISHED = "unfinished"
 
 

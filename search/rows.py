@@ -17,10 +17,11 @@ from search.partition import WorkUnit
 from search.protocols import StopReason
 from search.schemas import NODES, SOLUTIONS
 from search.texts import Texts
+from search.thinking import Thinking
 from search.tree import ROOT, STOP_REASONS, Solution, Tree
 
 NO_CLASS = -1
-_NO_ANSWER = (StopReason.UNFINISHED,)
+_NO_ANSWER = (StopReason.UNFINISHED, StopReason.THINKING)
 
 Columns: TypeAlias = dict[str, Any]
 
@@ -52,7 +53,7 @@ def solution_table(unit: WorkUnit, policy: str, growth: Growth) -> pa.Table:
     """The unit's solutions, not yet graded, ordered by subtree and path."""
     places = _places(growth.tree)
     order = sorted(growth.tree.solutions, key=lambda solution: places[solution.node])
-    columns = _solution_columns(growth.tree, order)
+    columns = _solution_columns(growth.tree, order, growth.config.thinking)
     return _table(SOLUTIONS, search_columns(unit, policy), columns, len(order))
 
 
@@ -100,7 +101,7 @@ def _strings(texts: Texts) -> pa.Array:
     return pa.StringArray.from_buffers(len(texts), *buffers)
 
 
-def _solution_columns(tree: Tree, order: Sequence[Solution]) -> Columns:
+def _solution_columns(tree: Tree, order: Sequence[Solution], thinking: Thinking | None) -> Columns:
     nodes = [solution.node for solution in order]
     texts = [tree.text(node) for node in nodes]
     ids_of_all = tree.node_ids()
@@ -110,7 +111,10 @@ def _solution_columns(tree: Tree, order: Sequence[Solution]) -> Columns:
         "solution_id": ids,
         "node_id": ids,
         "text": texts,
-        "answer": [_answer(solution, text) for solution, text in zip(order, texts, strict=True)],
+        "answer": [
+            _answer(solution, thinking.spoken(text) if thinking else text)
+            for solution, text in zip(order, texts, strict=True)
+        ],
         "answer_class": [NO_CLASS] * len(order),
         "rewards": [tree.scored_steps(node) for node in nodes],
         "policy_tokens": [tree.path_tokens[node] for node in nodes],

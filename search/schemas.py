@@ -76,6 +76,21 @@ ANSWERS = _schema(
     ("ci_high", pa.float64()),
 )
 
+SAMPLES = _schema(
+    *_SEARCH,
+    ("samples", pa.int32()),
+    ("pass_at_1", pa.float64()),
+    ("ci_low", pa.float64()),
+    ("ci_high", pa.float64()),
+    ("ks", pa.list_(pa.int32())),
+    ("pass_at_k", pa.list_(pa.float64())),
+    ("cons_at_k", pa.float64()),
+    ("cut_share", pa.float64()),
+    ("mean_tokens", pa.float64()),
+    ("divergence", pa.float64()),
+    ("weight", pa.float64()),
+)
+
 UNITS = _schema(
     *_SEARCH,
     ("unit_id", pa.string()),
@@ -102,10 +117,23 @@ UNITS = _schema(
     ("flops", pa.float64()),
 )
 
+# Not of a run: what `branchwise contamination` writes.
+CONTAMINATION = _schema(
+    ("problem_id", pa.string()),
+    ("words", pa.int32()),
+    ("ngrams", pa.int32()),
+    ("shared", pa.int32()),
+    ("overlap", pa.float64()),
+    ("finding", pa.string()),
+    ("file", pa.string()),
+    ("line", pa.int64()),
+)
+
 TABLES = {
     "problems": PROBLEMS,
     "nodes": NODES,
     "solutions": SOLUTIONS,
     "answers": ANSWERS,
+    "samples": SAMPLES,
     "units": UNITS,
 }

@@ -21,6 +21,7 @@ from search.protocols import (
     StopReason,
 )
 from search.seeds import node_seed
+from search.thinking import Thinking
 from search.token_ids import count_ids
 from search.tree import STEP_ENDS
 
@@ -36,6 +37,7 @@ class SolutionRequest(Carried):
     subtree: int
     sampling: Sampling
     limits: Limits
+    thinking: Thinking | None = None
 
     def seeds(self) -> Iterator[int]:
         """The seed of each step, as its parent's id gives it."""
@@ -63,7 +65,7 @@ async def write_solution(policy: Policy, request: SolutionRequest) -> list[Expan
 
 async def step_by_step(policy: Policy, request: SolutionRequest) -> list[Expansion]:
     """The steps of a solution, each asked for when the one before it is there."""
-    limits, path, expansions = request.limits, b"", []
+    limits, path, text, expansions = request.limits, b"", "", []
     for depth, seed in enumerate(request.seeds()):
         most = step_tokens_left(limits, count_ids(path))
         place = PolicyPath(request.problem, path)
@@ -73,9 +75,11 @@ async def step_by_step(policy: Policy, request: SolutionRequest) -> list[Expansi
         if len(expansion.completions) != 1 or not expansion.completions[0].token_ids:
             break
         [completion] = expansion.completions
-        if end_of_step(limits, completion, count_ids(path), depth) not in STEP_ENDS:
+        tokens, thinking = count_ids(path), request.thinking
+        if end_of_step(limits, completion, tokens, depth, thinking, text) not in STEP_ENDS:
             break
         path += completion.token_ids
+        text += completion.text
     return expansions
 
 
@@ -85,19 +89,30 @@ def step_tokens_left(limits: Limits, tokens_before: int) -> int:
 
 
 def end_of_step(
-    limits: Limits, completion: Completion, tokens_before: int, steps_before: int
+    limits: Limits,
+    completion: Completion,
+    tokens_before: int,
+    steps_before: int,
+    thinking: Thinking | None = None,
+    text_before: str = "",
 ) -> StopReason:
-    """Why a step ended: what ends its solution, if anything does, else what its engine says."""
+    """Why a step ended: what ends its solution, if anything does, else what its engine says.
+
+    thinking, text_before: for a policy that thinks first, its marks and all that it wrote before.
+    """
+    text = completion.text
+    spoken = thinking.spoken_steps([text_before, text])[-1] if thinking else text
     if completion.stop_reason is StopReason.EOS:
         return StopReason.EOS
-    if limits.stop_at_boxed and _is_boxed(limits, completion.text):
+    if limits.stop_at_boxed and _is_boxed(limits, spoken):
         return StopReason.BOXED
+    cut = thinking is not None and thinking.is_cut(text_before + text)
     if tokens_before + count_ids(completion.token_ids) >= limits.max_solution_tokens:
-        return StopReason.MAX_TOKENS
+        return StopReason.THINKING if cut else StopReason.MAX_TOKENS
     if limits.cut_step_ends and completion.stop_reason is StopReason.LENGTH:
-        return StopReason.MAX_TOKENS
+        return StopReason.THINKING if cut else StopReason.MAX_TOKENS
     if steps_before + 1 >= limits.max_steps:
-        return StopReason.MAX_STEPS
+        return StopReason.THINKING if cut else StopReason.MAX_STEPS
     return completion.stop_reason
 
 

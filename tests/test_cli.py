@@ -85,6 +85,8 @@ def refused_line(answer: Answer) -> str:
 
 # Help and lists
 
+COMMANDS = ("run", "plan", "report", "contamination", "models", "strategies")
+
 
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["votes", "--help"], []])
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:

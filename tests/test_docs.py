@@ -27,6 +27,7 @@ from jobs.settings import (
     Recipe,
     SamplingSettings,
     SearchSettings,
+    ThinkingSettings,
     TimingSettings,
     WorkSettings,
 )
@@ -57,6 +58,7 @@ SECTIONS: dict[str, tuple[type[BaseModel], type[BaseModel]]] = {
     "Keys of every model": (ModelSettings, BaseModel),
     "`timing`": (TimingSettings, BaseModel),
     "`policies`": (PolicySettings, ModelSettings),
+    "`thinking`": (ThinkingSettings, BaseModel),
     "`prm`": (PRMSettings, ModelSettings),
     "`searches`": (SearchSettings, BaseModel),
     "`limits`": (LimitSettings, BaseModel),
@@ -90,8 +92,13 @@ def fenced(page: str, language: str) -> list[str]:
 
 
 def documented_columns(heading: str) -> list[tuple[str, str]]:
+    """(name, type) of each column in a chapter of tables.md."""
+    return documented_columns_of("tables.md", heading)
+
+
+def documented_columns_of(page: str, heading: str) -> list[tuple[str, str]]:
     """(name, type) of each column in a chapter, as the page gives them."""
-    rows = table_rows(chapter("tables.md", heading))
+    rows = table_rows(chapter(page, heading))
     assert all(len(row) == 4 and all(row) for row in rows), f"a cell is empty under {heading}"
     return [(row[0].strip("`"), row[1]) for row in rows]
 

@@ -12,6 +12,8 @@ import pytest
 
 from jobs.curves import answers_table
 from jobs.report import write_report
+from jobs.results import load_table
+from jobs.samples import samples_of_parts
 from search.errors import StorageError
 from search.rewards import Reduction
 from search.schemas import NODES, PROBLEMS, SOLUTIONS, UNITS
@@ -57,6 +59,7 @@ def write_run(
     pq.write_table(_problems(problems), folder / "problems.parquet")
     pq.write_table(NODES.empty_table(), folder / "nodes.parquet")
     pq.write_table(answers_table(solutions, None, 1), folder / "answers.parquet")
+    pq.write_table(samples_of_parts([solutions], None, 1.0), folder / "samples.parquet")
     (folder / "run.json").write_text(json.dumps(_record(folder.name, list(skill))))
     return folder
 
@@ -90,6 +93,8 @@ def _solutions(
             "verdict": "correct" if right else "incorrect",
             "task_score": float(right) if task_scores else None,
             "rewards": [] if shared["strategy"] == "majority" else rewards,
+            "policy_tokens": 40,
+            "stop_reason": "max_tokens" if place == 0 else "eos",
         }
 
 
@@ -248,3 +253,28 @@ def test_a_run_without_any_solution_still_has_a_report(tmp_path: Path) -> None:
 def test_a_folder_that_is_no_run_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="not a run folder"):
         write_report([tmp_path], tmp_path)
+
+
+def test_independent_samples_have_a_chapter_first_if_they_are_the_protocol(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", {"tiny": 0.35}, [("majority", 16, 1)])
+    text = write_report([folder], tmp_path).markdown.read_text()
+    [mean] = [row for row in load_table(folder, "samples").to_pylist() if not row["problem_id"]]
+    chapter = text[text.index("### Independent samples") :]
+    line = next(row for row in chapter.splitlines() if row.startswith("| tiny | majority | 16 | "))
+    assert f"| {100 * mean['pass_at_1']:.1f} (" in chapter
+    assert f"| {100 * mean['cons_at_k']:.1f} |" in chapter
+    assert "| 6.2 | 40 |" in chapter  # one sample of 16 was cut off
+    assert "pass@2 | pass@4 | pass@8 | pass@16 |" in chapter
+    assert text.index("### Independent samples") > text.index("### Accuracy at each N")
+    record = json.loads((folder / "run.json").read_text())
+    record["recipe"]["protocol"] = "sampling"
+    (folder / "run.json").write_text(json.dumps(record))
+    text = write_report([folder], tmp_path).markdown.read_text()
+    assert text.count("### Independent samples") == 1
+    assert text.index("### Independent samples") < text.index("### Accuracy at each N")
+    assert line in text
+
+
+def test_without_independent_samples_there_is_no_chapter_of_them(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", {"tiny": 0.35}, [("dvts", 16, 4)])
+    assert "Independent samples" not in write_report([folder], tmp_path).markdown.read_text()

@@ -31,6 +31,7 @@ from jobs.results import (
     table_parts,
     write_table,
 )
+from jobs.samples import samples_of_parts
 from search.errors import StorageError
 from search.partition import WorkUnit, partition, run_unit
 from search.problem import Problem
@@ -81,6 +82,7 @@ def synthetic_run(runs_folder: Path) -> Path:
         writer.add("units", failed_row(unit))
     ids = [problem.problem_id for problem in PROBLEM_SET]
     solutions = load_table(writer.folder, "solutions")
+    write_table(writer.folder, "samples", samples_of_parts([solutions], ids, 1.0))
     write_table(writer.folder, "answers", answers_table(solutions, ids, recipe.seed))
     writer.finish()
     return writer.folder

@@ -32,6 +32,11 @@ class Strategy:
     splits: bool
     published: Mapping[Compat, Grow] = field(default_factory=dict)
 
+    @property
+    def samples(self) -> bool:
+        """Whether its solutions are independent samples of the policy."""
+        return self.splits and not self.branches
+
     def rule(self, compat: Compat | None) -> Grow:
         """The rule to grow by; raises KeyError for a system that has none."""
         return self.grow if compat is None else self.published[compat]

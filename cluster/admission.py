@@ -1,10 +1,9 @@
-"""How much of a run may be under way at once, and how it is cut into tasks.
+"""How much of a run may be under way at once, and how large its tasks are.
 
-Invariant: what is under way follows what the replicas hold, never the size of the data; every
-unit is in exactly one bundle.
+Invariant: what is under way follows what the replicas hold, never the size of the data.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from search.partition import WorkUnit
@@ -36,18 +35,6 @@ class Bundle:
     def slots_of(self, unit: WorkUnit) -> int:
         """A unit's part of the slots."""
         return self.slots * unit.solutions // self.solutions
-
-
-def bundles(units: Iterable[WorkUnit], solutions: int) -> Iterator[Bundle]:
-    """The units in order, as many to a bundle as have that many solutions together."""
-    waiting: list[WorkUnit] = []
-    for unit in units:
-        if waiting and sum(u.solutions for u in waiting) + unit.solutions > solutions:
-            yield Bundle(tuple(waiting))
-            waiting = []
-        waiting.append(unit)
-    if waiting:
-        yield Bundle(tuple(waiting), is_last=True)
 
 
 def task_size(solutions: int, replicas: int, max_batch: int, solutions_per_unit: int) -> int:

@@ -15,7 +15,8 @@ import pyarrow as pa
 
 from actors.client import RemotePolicy, RemotePRM
 from actors.spread import spread_policy, spread_prm
-from cluster.admission import Admission, Bundle, bundles
+from cluster.admission import Admission, Bundle
+from cluster.backlog import Backlog
 from cluster.routing import Balance, Route
 from search.errors import ClusterError, first_cause
 from search.growth import Growth
@@ -65,21 +66,24 @@ class UnitTables:
 
 
 async def run_units(
-    units: Iterable[WorkUnit], site: Site, admission: Admission
+    units: Iterable[WorkUnit] | Backlog, site: Site, admission: Admission
 ) -> AsyncIterator[UnitTables]:
-    """Runs the units, as many at once as are admitted, and yields each as it comes back."""
-    fanout = _Fanout(site, admission)
-    waiting = bundles(units, admission.per_task)
-    bundle = next(waiting, None)
+    """Runs the units, as many at once as are admitted, and yields each as it comes back.
+
+    With a backlog it goes on until that is closed and empty.
+    """
+    backlog = units if isinstance(units, Backlog) else Backlog(units)
+    fanout, bundle = _Fanout(site, admission), backlog.take(admission.per_task)
     try:
         while True:
             while bundle and admission.admits(fanout.running.values(), bundle):
                 fanout.start(bundle)
-                bundle = next(waiting, None)
-            if not fanout.running:
+                bundle = backlog.take(admission.per_task)
+            if not fanout.running and backlog.is_over:
                 return
-            for tables in await fanout.finished():
+            for tables in await fanout.finished(backlog):
                 yield tables
+            bundle = bundle or backlog.take(admission.per_task)
     finally:
         fanout.cancel()
 
@@ -98,9 +102,14 @@ class _Fanout:
         bundle = self._admission.started(self.running.values(), bundle)
         self.running[asyncio.create_task(self._outcome(bundle))] = bundle
 
-    async def finished(self) -> list[UnitTables]:
-        """Waits for a task; returns what all that ended have brought."""
-        done, _ = await asyncio.wait(self.running, return_when=asyncio.FIRST_COMPLETED)
+    async def finished(self, backlog: Backlog) -> list[UnitTables]:
+        """Waits for a task or for new units; returns what all tasks that ended have brought."""
+        news = asyncio.create_task(backlog.news())
+        try:
+            await asyncio.wait({*self.running, news}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            news.cancel()
+        done = [task for task in self.running if task.done()]
         for task in done:
             del self.running[task]
         return [tables for task in done for tables in task.result()]

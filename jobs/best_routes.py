@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.special import stdtrit
 
-from jobs.curves import CONFIDENCE
+from jobs.intervals import CONFIDENCE
 from search.votes import Floats
 
 # A bin with fewer problems takes the search that is best for all of them.

@@ -203,6 +203,29 @@ def contamination(
 
 
 @app.command()
+def stopping(
+    run: Annotated[Path, typer.Argument(help="The folder of a run that was not stopped.")],
+    rule: Annotated[
+        str, typer.Option(help="posterior or vote_margin; docs/stopping.md.")
+    ] = "posterior",
+    threshold: Annotated[
+        list[float] | None, typer.Option(help="When the rule holds; may be given several times.")
+    ] = None,
+    at_least: Annotated[int, typer.Option(help="Solutions before the first look.")] = 16,
+    every: Annotated[int, typer.Option(help="Solutions between two looks.")] = 16,
+    vote: Annotated[str, typer.Option(help="weighted or majority.")] = "weighted",
+    reduction: Annotated[str, typer.Option(help="last, min, mean or prod.")] = "last",
+) -> None:
+    """Replay a stopping rule on a full run: tokens saved, and accuracy lost with its interval."""
+    from rich.console import Console
+
+    from jobs.stopping_table import print_replays, rules_of
+
+    rules = rules_of(rule, threshold or [0.8, 0.9, 0.95, 0.99], at_least, every, vote)
+    print_replays(run, rules, reduction, Console())
+
+
+@app.command()
 def models() -> None:
     """List the models that ship with the repository."""
     from jobs.catalogue import embedded_models

@@ -1,44 +1,37 @@
-"""Committing what work units leave.
+"""Grading what a problem's units left, and writing it.
 
-Nodes and unit rows are written as they come. Solutions wait until all units of their problem
-are back and are then graded together. Invariant: the rows of a problem, the numbers of its
-answer classes among them, do not depend on the order in which its units finished. Memory holds
-the solutions of problems that are under way, and nothing of any other.
+Invariant: the rows of a problem, the numbers of its answer classes among them, depend on
+nothing but its solutions: all of them are graded together, in their own order.
 """
 
-from collections import defaultdict
+import asyncio
 
 import pyarrow as pa
 
-from cluster.fanout import UnitTables
 from jobs.grading import Graders
 from jobs.results import RunWriter
 from search.problem import Problem
-from search.schemas import SOLUTIONS
 
 
 class Commits:
-    """One policy's results on their way into a run folder."""
+    """One policy's results on their way into a run folder; so many problems are graded at once."""
 
-    def __init__(self, writer: RunWriter, graders: Graders, units_a_problem: int) -> None:
+    def __init__(self, writer: RunWriter, graders: Graders, at_once: int) -> None:
         self._writer, self._graders = writer, graders
-        self._units_a_problem = units_a_problem
-        self._ungraded: defaultdict[str, list[pa.Table]] = defaultdict(list)
+        self._slots = asyncio.Semaphore(at_once)
 
-    async def take(self, done: UnitTables) -> pa.Table:
-        """Writes a unit's rows; returns what was graded: nothing, or a whole problem."""
-        problem = done.unit.problem
-        self._writer.add("nodes", done.nodes)
-        self._writer.add("units", done.units)
-        waiting = self._ungraded[problem.problem_id]
-        waiting.append(done.solutions)
-        if len(waiting) < self._units_a_problem:
-            return SOLUTIONS.empty_table()
-        solutions = pa.concat_tables(self._ungraded.pop(problem.problem_id))
-        checked = await graded(solutions, problem, self._graders)
-        self._graders.forget(problem)
-        self._writer.add("solutions", checked)
+    async def commit(self, problem: Problem, solutions: pa.Table) -> pa.Table:
+        """Grades and writes all solutions of a problem; returns them graded."""
+        async with self._slots:
+            checked = await graded(solutions, problem, self._graders)
+            self._graders.forget(problem)
+            self._writer.add("solutions", checked)
         return checked
+
+    async def ready(self) -> None:
+        """Waits until those who came before have been graded, so that they do not pile up."""
+        async with self._slots:
+            return
 
 
 async def graded(solutions: pa.Table, problem: Problem, graders: Graders) -> pa.Table:

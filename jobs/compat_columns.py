@@ -59,7 +59,7 @@ def compat_columns(folder: Path, rule: VoteRule, run: str, prm: str) -> list[Col
     columns: dict[object, Column] = {}
     for search, n in sorted(found):
         cells = _cells(found[search, n])
-        column = Column(run, prm, search.policy, search.strategy, search.branching, n, cells)
+        column = Column(run, prm, search.policy, search.rule, search.branching, n, cells)
         # Of two searches the smaller: the first 4 of a beam of 8 are no beam of 4.
         columns.setdefault((column.line, n), column)
     return list(columns.values())

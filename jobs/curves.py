@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs.intervals import accuracy_interval
+from search.config import is_uneven
 from search.rewards import Reduction, reduce_rewards
 from search.schemas import ANSWERS
 from search.seeds import derive_seed
@@ -43,8 +44,18 @@ class Search:
 
     @property
     def ks(self) -> list[int]:
-        """Groups at each point of the curve; one point for a strategy that does not split."""
-        return group_grid(subtree_count(self.strategy, self.n, self.branching))
+        """Groups at each point of the curve.
+
+        One point for a strategy that does not split, and where each problem has its own number
+        of solutions, which `n` then is on average or at most.
+        """
+        groups = subtree_count(self.strategy, self.n, self.branching)
+        return [groups] if is_uneven(self.variant) else group_grid(groups)
+
+    @property
+    def rule(self) -> str:
+        """The strategy, with what is not default about it."""
+        return f"{self.strategy} {self.variant}".rstrip()
 
     @property
     def ns(self) -> list[int]:
@@ -99,7 +110,9 @@ def answers_of_parts(
     """
     found: defaultdict[Search, dict[str, _Marks]] = defaultdict(dict)
     for part in parts:
-        for search, problem_id, rows in solutions_by_problem(part, problem_ids):
+        for search, problem_id, rows in solutions_by_problem(
+            part.select(SOLUTION_COLUMNS), problem_ids
+        ):
             if problem_id in found[search]:
                 raise ValueError(f"the solutions of {problem_id!r} stand in several parts")
             found[search][problem_id] = _marks(search, problem_id, rows, run_seed)
@@ -113,7 +126,7 @@ def answers_of_parts(
 def solutions_by_problem(
     solutions: pa.Table, problem_ids: Sequence[str] | None = None
 ) -> Iterator[tuple[Search, str, pa.Table]]:
-    """Each search, each of its problems in turn (None for all), and `SOLUTION_COLUMNS` of both."""
+    """Each search, each of its problems in turn (None for all), and the solutions of both."""
     yield from _slices(_sorted(solutions, problem_ids))
 
 
@@ -126,12 +139,11 @@ def accuracy_at(
     a curve the values are those of `answers_table`.
     """
     seed = _sub_sample_seed(search, problem_id, run_seed)
-    return _curves(search, _ballots(rows), _scores(search, rows["rewards"].to_pylist()), seed, ks)
+    return _curves(search, ballots_of(rows), _scores(search, rows["rewards"].to_pylist()), seed, ks)
 
 
-def _sorted(solutions: pa.Table, problem_ids: Sequence[str] | None) -> pa.Table:
-    """The needed columns, ordered by search, problem and place in the search."""
-    rows = solutions.select(SOLUTION_COLUMNS)
+def _sorted(rows: pa.Table, problem_ids: Sequence[str] | None) -> pa.Table:
+    """The rows ordered by search, problem and place in the search."""
     if problem_ids is not None:
         rows = rows.filter(pc.is_in(rows["problem_id"], pa.array(problem_ids, pa.string())))
     order = pc.sort_indices(rows, [(name, "ascending") for name in _COLUMNS])
@@ -159,18 +171,30 @@ def _starts(rows: pa.Table) -> list[int]:
 
 
 def _marks(search: Search, problem_id: str, part: pa.Table, run_seed: int) -> _Marks:
-    ballots, scores = _ballots(part), _scores(search, part["rewards"].to_pylist())
+    ballots, scores = ballots_of(part), _scores(search, part["rewards"].to_pylist())
     seed = _sub_sample_seed(search, problem_id, run_seed)
     values = _curves(search, ballots, scores, seed, search.ks)
     return _Marks(problem_id, values, _answers(search, ballots, scores, part["answer"]))
 
 
-def _ballots(part: pa.Table) -> Ballots:
+def ballots_of(part: pa.Table) -> Ballots:
+    """The graded solutions of one search over one problem as ballots."""
     return Ballots(
         part["subtree"].to_numpy().astype(np.int64),
         part["answer_class"].to_numpy().astype(np.int64),
         pc.equal(part["verdict"], "correct").to_numpy(zero_copy_only=False).astype(bool),
     )
+
+
+def scores_of(part: pa.Table, reduction: Reduction) -> Floats:
+    """(S,): the solutions' scores; 0 for those without a reward."""
+    rewards = (steps or [] for steps in part["rewards"].to_pylist())
+    return np.array([reduce_rewards(steps, reduction) for steps in rewards], np.float64)
+
+
+def vote_of(search: Search, vote: Vote) -> Vote:
+    """A vote that the search can hold: without rewards there is only the majority."""
+    return vote if STRATEGIES[search.strategy].uses_prm else Vote.MAJORITY
 
 
 def _sub_sample_seed(search: Search, problem_id: str, run_seed: int) -> int:
@@ -195,7 +219,7 @@ def _curves(
 ) -> Floats:
     """(points, cells): what k groups are worth, NaN for more groups than there are; k ascend."""
     held = 1 if not STRATEGIES[search.strategy].splits else len(np.unique(ballots.group))
-    there = [k for k in ks if k <= held]
+    there = [held] if is_uneven(search.variant) else [k for k in ks if k <= held]
     found = _by_cell(ballots, scores, there, seed)
     values = np.full((len(ks), len(search.cells)), np.nan)
     for column, cell in enumerate(search.cells):

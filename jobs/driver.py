@@ -6,7 +6,6 @@ its units, or as a bad row with its reason. The driver holds only what is in fli
 
 import asyncio
 import logging
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,19 +16,20 @@ from actors.spec import ModelSpec
 from cluster.admission import Admission, admission_of
 from cluster.connect import connected
 from cluster.deploy import Deployed, check_capacity, deployed, uses_gpus
-from cluster.fanout import Site, UnitTables, run_units, warm_up
+from cluster.fanout import Site, run_units, warm_up
 from jobs.commits import Commits
 from jobs.curves import SOLUTION_COLUMNS, answers_of_parts
 from jobs.data import BadProblem, load_problems
+from jobs.dispatch import Dispatch
 from jobs.fit import check_fit
 from jobs.grading import Graders
 from jobs.models import policy_spec, prm_spec
+from jobs.plan_searches import search_plans, stops_table
 from jobs.progress import ProgressDisplay
 from jobs.recipe import recipe_digest
 from jobs.results import RunWriter, new_record, table_parts, write_table
 from jobs.samples import SAMPLE_COLUMNS, samples_of_parts
 from jobs.settings import Recipe
-from search.partition import WorkUnit, partition
 from search.problem import Problem
 from search.schemas import PROBLEMS
 
@@ -108,30 +108,25 @@ async def _search(
     console: Console,
 ) -> int:
     """One policy's searches over all problems: fan out, grade, commit."""
-    units_a_problem = len(list(plan(problems[:1], recipe, site.policy_name)))
-    commits = Commits(writer, graders, units_a_problem)
-    slots = asyncio.Semaphore(2 * recipe.work.grading_processes)
-
-    async def commit(done: UnitTables) -> None:
-        progress.update(done.units, await commits.take(done))
-        slots.release()
-
-    units = plan(problems, recipe, site.policy_name)
+    commits = Commits(writer, graders, 2 * recipe.work.grading_processes)
+    plans = search_plans(recipe, site.policy_name, len(problems), graders)
     bound = admission(recipe, site.policy_name, len(problems))
-    display = ProgressDisplay(site.policy_name, len(problems), units_a_problem, console)
+
+    async def commit(problem: Problem, solutions: pa.Table) -> None:
+        progress.finish_problem(await commits.commit(problem, solutions))
+
+    each = sum(len(plan.first_units(problem)) for problem in problems[:1] for plan in plans)
+    first_units = each * len(problems)
+    display = ProgressDisplay(site.policy_name, len(problems), first_units, console)
     with display as progress:
         async with asyncio.TaskGroup() as tasks:
-            async for done in run_units(units, site, bound):
-                await slots.acquire()
-                tasks.create_task(commit(done))
+            dispatch = Dispatch(problems, plans, writer, commit, tasks)
+            async for done in run_units(dispatch.backlog, site, bound):
+                await commits.ready()
+                progress.add_unit(done.units, first_units + dispatch.later_units)
+                dispatch.deliver(done)
+    writer.add("stops", stops_table(plans, site.policy_name))
     return progress.tally.failed
-
-
-def plan(problems: Iterable[Problem], recipe: Recipe, policy: str) -> Iterator[WorkUnit]:
-    """The work units of one policy, problem by problem."""
-    for problem in problems:
-        for config in recipe.search_configs(policy):
-            yield from partition(problem, config, recipe.work.solutions_per_unit)
 
 
 def admission(recipe: Recipe, policy: str, problems: int) -> Admission:

@@ -19,6 +19,7 @@ from jobs.curves import PASS, SOLUTION_COLUMNS, Search, accuracy_at, solutions_b
 from jobs.difficulty import FEATURES, Samples, probe_features, samples_independently, samples_of
 from jobs.results import load_record, load_table, table_parts
 from jobs.routes import PROBE_STRATEGY, FittedRun, Route
+from search.config import is_uneven
 from search.errors import RecipeError
 from search.rewards import Reduction
 from search.schemas import UNITS
@@ -168,6 +169,8 @@ def _add_run(
     run = _Run.of(folder, record)
     for part in table_parts(folder, "solutions", SOLUTION_COLUMNS):
         for search, problem_id, rows in solutions_by_problem(part):
+            if is_uneven(search.variant):
+                continue
             pile = piles.setdefault((search.policy, run.prm), _Pile())
             pile.parameters = max(pile.parameters, run.sizes(search.policy))
             if samples_independently(search.strategy) and not search.variant:

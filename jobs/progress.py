@@ -2,8 +2,7 @@
 
 import logging
 import time
-from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
@@ -18,43 +17,38 @@ log = logging.getLogger("branchwise")
 
 @dataclass(slots=True)
 class Tally:
-    """Counts over the units that came back. `came_back`: of problems that are under way."""
+    """Counts over the units that came back and the problems that are done."""
 
-    units_a_problem: int
     units: int = 0
     failed: int = 0
+    problems: int = 0
     solutions: int = 0
     correct: int = 0
     policy_tokens: int = 0
     prm_tokens: int = 0
-    came_back: Counter[str] = field(default_factory=Counter)
-    problems: int = 0
 
-    def add(self, units: pa.Table, solutions: pa.Table) -> None:
-        """Counts one unit: its `units` row and its graded solutions."""
+    def add_unit(self, units: pa.Table) -> None:
+        """Counts one `units` row."""
         [row] = units.to_pylist()
         self.units += 1
         self.failed += row["status"] == "error"
-        self.solutions += solutions.num_rows
-        self.correct += pc.sum(pc.equal(solutions["verdict"], "correct")).as_py() or 0
         self.policy_tokens += row["generated_policy_tokens"] or 0
         self.prm_tokens += row["computed_prm_tokens"] or 0
-        self._count(row["problem_id"])
 
-    def _count(self, problem_id: str) -> None:
-        self.came_back[problem_id] += 1
-        if self.came_back[problem_id] == self.units_a_problem:
-            del self.came_back[problem_id]
-            self.problems += 1
+    def finish_problem(self, solutions: pa.Table) -> None:
+        """Counts a problem by its graded solutions."""
+        self.problems += 1
+        self.solutions += solutions.num_rows
+        self.correct += pc.sum(pc.equal(solutions["verdict"], "correct")).as_py() or 0
 
 
 class ProgressDisplay:
     """Shows one policy's searches: problems, solutions, tokens a second, accuracy, time left."""
 
-    def __init__(self, policy: str, problems: int, units_a_problem: int, console: Console) -> None:
-        self.tally = Tally(units_a_problem)
+    def __init__(self, policy: str, problems: int, units: int, console: Console) -> None:
+        self.tally = Tally()
         self._policy, self._console = policy, console
-        self._units, self._problems = problems * units_a_problem, problems
+        self._problems, self._units = problems, units
         self._started = self._last_line = time.monotonic()
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -81,10 +75,20 @@ class ProgressDisplay:
         if error is None:
             log.info("%s done: %s", self._policy, self.facts())
 
-    def update(self, units: pa.Table, solutions: pa.Table) -> None:
-        """Counts one unit that came back."""
-        self.tally.add(units, solutions)
-        self._bar.update(self._task, completed=self.tally.units, facts=self.facts())
+    def add_unit(self, units: pa.Table, expected: int) -> None:
+        """Counts one unit that came back, of as many as are expected by now."""
+        self._units = expected
+        self.tally.add_unit(units)
+        self._show()
+
+    def finish_problem(self, solutions: pa.Table) -> None:
+        """Counts a problem that is graded."""
+        self.tally.finish_problem(solutions)
+        self._show()
+
+    def _show(self) -> None:
+        done, facts = self.tally.units, self.facts()
+        self._bar.update(self._task, completed=done, total=self._units, facts=facts)
         if not self._console.is_terminal:
             self._log_now_and_then()
 

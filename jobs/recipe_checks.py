@@ -16,6 +16,7 @@ from jobs.engine_checks import (
 )
 from jobs.search_checks import rule_complaints
 from jobs.settings import ModelSettings, PolicySettings, Recipe, SearchSettings
+from jobs.spending_checks import spending_complaints
 from search.strategies import STRATEGIES
 from search.thinking import Scored
 
@@ -114,6 +115,7 @@ def _search_complaints(where: str, search: SearchSettings, has_prm: bool) -> Ite
         for n in search.n:
             yield from _width_complaints(where, n, branching)
     yield from rule_complaints(where, search)
+    yield from spending_complaints(where, search)
 
 
 def _width_complaints(where: str, n: int, branching: int) -> Iterator[str]:

@@ -31,6 +31,7 @@ from jobs.reported_run import (
 from jobs.selection import Selection, selections
 from jobs.selection import at_full_n as selections_at_full_n
 from jobs.selection_figure import draw_selection
+from jobs.stops_report import stop_reports
 from search.errors import StorageError
 from search.rewards import Reduction
 from search.votes import Vote
@@ -132,6 +133,7 @@ def _chapter(run: ReportedRun, choice: Choice) -> Row:
         "coverage": _lines(run, None),
         "votes": _vote_rows(run),
         "best": best_votes(run.points),
+        "stops": stop_reports(run.solution_parts(), run.stops, choice.reduction, choice.vote),
         "costs": _costs(run),
         "units": len(run.units),
         "errors": _counted_errors(errors),

@@ -4,7 +4,7 @@ Invariant: everything comes from the tables of the run's folder, and policies ar
 the same problems only.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from jobs.costs import model_parameters
-from jobs.curves import NO_REDUCTION, Point, single_samples, summary
+from jobs.curves import NO_REDUCTION, SOLUTION_COLUMNS, Point, single_samples, summary
 from jobs.intervals import clustered_interval
-from jobs.results import load_record, load_table
+from jobs.results import load_record, load_table, table_parts
 from search.errors import StorageError
 from search.rewards import Reduction
 from search.strategies import STRATEGIES
@@ -50,11 +50,13 @@ class ReportedRun:
     """One run folder as a report needs it. `policies`: names by size, in the recipe's order
     where sizes are equal or unknown; `parameters`: their sizes, 0 if unknown."""
 
+    folder: Path
     record: Row
     problems: pa.Table
     answers: pa.Table
     samples: pa.Table
     units: pa.Table
+    stops: pa.Table
     grades: pa.Table
     points: list[Point]
     policies: list[str]
@@ -79,6 +81,10 @@ class ReportedRun:
         """The run's id."""
         return str(self.record["run_id"])
 
+    def solution_parts(self) -> Iterator[pa.Table]:
+        """The graded solutions without their texts, some problems at a time."""
+        return table_parts(self.folder, "solutions", SOLUTION_COLUMNS)
+
 
 def read_run(folder: Path) -> ReportedRun:
     """A run folder; raises StorageError if it is not one or a table is missing."""
@@ -88,11 +94,13 @@ def read_run(folder: Path) -> ReportedRun:
     parameters = {name: model_parameters(units, name)[0] for name in names}
     known = all(parameters.values())
     return ReportedRun(
+        folder=folder,
         record=record,
         problems=load_table(folder, "problems"),
         answers=answers,
         samples=load_table(folder, "samples"),
         units=units,
+        stops=load_table(folder, "stops"),
         grades=_read_grades(folder),
         points=summary(answers),
         policies=sorted(names, key=parameters.__getitem__) if known else names,

@@ -35,7 +35,7 @@ RECORDED_LIBRARIES = (
 ROWS_A_GROUP = 100_000
 # With long texts, rows are many bytes: what waits in memory must not depend on that.
 BYTES_A_GROUP = 32 << 20
-STREAMED = ("problems", "nodes", "solutions", "units")
+STREAMED = ("problems", "nodes", "solutions", "units", "stops")
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +188,7 @@ class Run:
     answers: pa.Table
     samples: pa.Table
     units: pa.Table
+    stops: pa.Table
 
 
 def load_run(path: str | Path) -> Run:

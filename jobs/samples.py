@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from jobs.curves import clustered_interval
+from jobs.intervals import accuracy_interval
 from search.max_entropy import divergence_from_half, max_entropy_weight
 from search.protocols import StopReason
 from search.schemas import SAMPLES
@@ -139,7 +139,7 @@ def _consensus(classes: list[_Class]) -> float:
 
 def _mean_row(rows: list[Row]) -> Row:
     """The mean over problems, with an interval of pass@1 that counts problems as draws."""
-    mean, low, high = clustered_interval(np.array([row["pass_at_1"] for row in rows]))
+    mean, low, high = accuracy_interval(np.array([row["pass_at_1"] for row in rows]))
     means = {name: float(np.mean([row[name] for row in rows])) for name in _MEANS}
     ks = max((row["ks"] for row in rows), key=len)
     return (

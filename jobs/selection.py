@@ -50,7 +50,7 @@ def selections(
             run,
             point,
             (single[point.policy], by_vote[_place(point), _MAJORITY], by_vote[_place(point), PASS]),
-            leaves[point.policy, point.strategy, point.branching, point.searched_n],
+            leaves[point.policy, point.rule, point.branching, point.searched_n],
         )
         for point in run.points
         if choice.shows(point)
@@ -71,12 +71,12 @@ _MAJORITY = str(Vote.MAJORITY)
 
 
 def _place(point: Point) -> Place:
-    return point.policy, point.strategy, point.branching, point.n
+    return point.policy, point.rule, point.branching, point.n
 
 
 def _search_place(coverage: LeafCoverage) -> Place:
     search = coverage.search
-    return search.policy, search.strategy, search.branching, search.n
+    return search.policy, search.rule, search.branching, search.n
 
 
 def _points_by_vote(points: Sequence[Point]) -> dict[tuple[Place, str], Point]:

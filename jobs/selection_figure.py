@@ -44,7 +44,7 @@ def _panels(runs: list[tuple[str, list[Selection]]]) -> dict[Panel, list[Selecti
         for each in selections:
             point = each.point
             run = label if len(runs) > 1 else ""
-            panels.setdefault((run, point.policy, point.strategy, point.branching), []).append(each)
+            panels.setdefault((run, point.policy, point.rule, point.branching), []).append(each)
     return {panel: sorted(line, key=lambda s: s.point.n) for panel, line in panels.items()}
 
 

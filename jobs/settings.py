@@ -8,6 +8,8 @@ from actors.prm_families import PRM_FAMILIES
 from actors.prompts import CHAT, PROMPT_STYLES
 from jobs.data import DataSource, Section, did_you_mean, optional
 from search.config import (
+    ALLOCATION,
+    STOP,
     WIDTH_TEMPERATURE,
     Compat,
     CompatOption,
@@ -120,6 +122,55 @@ class PRMSettings(ModelSettings):
         return family
 
 
+class StopSettings(Section):
+    """When a problem's answer counts as settled, so that no more solutions are written."""
+
+    rule: Literal["posterior", "vote_margin"] = Field(
+        default="posterior", description="What is looked at: posterior or vote_margin"
+    )
+    threshold: float = Field(
+        default=0.95, gt=0, le=1, description="The rule holds from this value on"
+    )
+    at_least: PositiveInt = Field(default=16, description="Solutions before the first look")
+    every: PositiveInt = Field(default=16, description="Solutions between two looks")
+    vote: Literal["weighted", "majority"] = Field(
+        default="weighted", description="Votes that are counted: scores or solutions"
+    )
+    most_extra: int = Field(
+        default=0, ge=0, description="Saved solutions that an undecided problem may have beyond N"
+    )
+    audit: float = Field(
+        default=0.1, ge=0, le=1, description="Share of problems that run to the end all the same"
+    )
+
+    @property
+    def name(self) -> str:
+        """What tells a search with this rule from others."""
+        looks = f"{self.rule}:{self.threshold:g}:{self.at_least}:{self.every}:{self.vote}"
+        return f"{STOP}{looks}:{self.most_extra}:{self.audit:g}"
+
+
+class AllocationSettings(Section):
+    """How a budget of N solutions a problem is divided over the problems."""
+
+    rule: Literal["max_entropy"] = Field(
+        default="max_entropy", description="More for problems that are solved half of the time"
+    )
+    probe: PositiveInt = Field(default=8, description="Solutions that every problem begins with")
+    strength: float = Field(
+        default=1.0, ge=0, description="Lambda of the weight; 0 gives all problems the same"
+    )
+    success: Literal["agreement", "graded"] = Field(
+        default="agreement",
+        description="Success of a probe: votes for its best answer, or correct ones",
+    )
+
+    @property
+    def name(self) -> str:
+        """What tells a search with this rule from others."""
+        return f"{ALLOCATION}{self.rule}:{self.probe}:{self.strength:g}:{self.success}"
+
+
 class SearchSettings(Section):
     """One strategy at one or several N."""
 
@@ -146,6 +197,10 @@ class SearchSettings(Section):
     compat_options: tuple[CompatOption, ...] = Field(
         default=(), description="Settings of search_and_learn's beam that are on"
     )
+    stop: StopSettings | None = optional("Ends a problem when its answer has settled")
+    allocation: AllocationSettings | None = optional(
+        "Divides the N solutions a problem over all problems"
+    )
 
     @field_validator("strategy")
     @classmethod
@@ -168,7 +223,13 @@ class SearchSettings(Section):
             self.lookahead,
             self.score_every,
             self.width_temperature,
+            self.spending,
         )
+
+    @property
+    def spending(self) -> str:
+        """How solutions are given out; "" for N to every problem."""
+        return " ".join(each.name for each in (self.stop, self.allocation) if each)
 
     def candidates(self) -> int | None:
         """The branching M with its default; None for a strategy that does not branch."""
@@ -263,10 +324,14 @@ class Recipe(Section):
 
         policy: a policy's name, for the searches that it runs, with the marks of its thinking.
         """
+        return [config for _, config in self.searches_of(policy)]
+
+    def searches_of(self, policy: str | None = None) -> list[tuple[SearchSettings, SearchConfig]]:
+        """The same configurations, each with the settings that it comes from."""
         run = [s for s in self.searches if policy is None or s.is_run_by(policy)]
         marks = next((p.thinking for p in self.policies if p.name == policy), None)
         thinking = Thinking(**marks.model_dump()) if marks else None
-        return [self._config(search, n, thinking) for search in run for n in search.n]
+        return [(search, self._config(search, n, thinking)) for search in run for n in search.n]
 
     def _config(self, search: SearchSettings, n: int, thinking: Thinking | None) -> SearchConfig:
         branching = search.candidates() or 1
@@ -285,4 +350,5 @@ class Recipe(Section):
             compat=search.compat,
             compat_options=search.compat_options,
             thinking=thinking,
+            spending=search.spending,
         )

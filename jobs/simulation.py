@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from actors.spread import spread_policy, spread_prm
-from cluster.admission import Admission, Bundle, bundles
+from cluster.admission import Admission, Bundle
+from cluster.backlog import bundles
 from cluster.routing import Balance
 from search.partition import WorkUnit, run_unit
 from search.protocols import PRM, Expansion, Policy, PolicyPath, PRMPath, Sampling, Score

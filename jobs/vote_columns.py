@@ -54,8 +54,8 @@ def _prm_name(record: dict[str, Any]) -> str:
 def _equivalence_columns(answers: pa.Table, run: str, prm: str) -> list[Column]:
     problems, columns = _problem_counts(answers), dict[tuple[str, ...], Column]()
     for point in summary(answers):
-        place = (point.policy, point.strategy, str(point.branching), str(point.n))
-        column = Column(run, prm, point.policy, point.strategy, point.branching, point.n, {})
+        place = (point.policy, point.rule, str(point.branching), str(point.n))
+        column = Column(run, prm, point.policy, point.rule, point.branching, point.n, {})
         cells = columns.setdefault(place, column).cells
         count = problems[_counted(point)]
         cell = Cell(point.expected_correct, point.ci_low, point.ci_high, count)
@@ -69,7 +69,7 @@ def _row_name(point: Point) -> str:
     return _NAMES.get((point.reduction, point.vote), MAJORITY)
 
 
-_COUNTED = ("policy", "strategy", "branching", "searched_n", "n")
+_COUNTED = ("policy", "strategy", "variant", "branching", "searched_n", "n")
 
 
 def _counted(point: Point) -> tuple[Any, ...]:

@@ -41,6 +41,8 @@ class CompatOption(StrEnum):
 
 
 WIDTH_TEMPERATURE = 0.2
+# Names in a variant that say: a problem may have had more or fewer solutions than N.
+STOP, ALLOCATION = "stop=", "allocation="
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,7 @@ class SearchConfig:
     Settings of some strategies: score_every: steps of a candidate; lookahead: greedy steps that
     the PRM reads after it; width_temperature: how evenly `rebase` divides its width; compat:
     the system whose rule is followed instead; compat_options: which of its settings are on.
+    spending: how its N solutions are given out, if not all of them to every problem.
     """
 
     strategy: str
@@ -71,6 +74,7 @@ class SearchConfig:
     compat: Compat | None = None
     compat_options: tuple[CompatOption, ...] = ()
     thinking: Thinking | None = None
+    spending: str = ""
 
     @property
     def variant(self) -> str:
@@ -81,6 +85,7 @@ class SearchConfig:
             self.lookahead,
             self.score_every,
             self.width_temperature,
+            self.spending,
         )
 
     @property
@@ -89,12 +94,18 @@ class SearchConfig:
         return self.score_every == 1 and self.lookahead == 0
 
 
+def is_uneven(variant: str) -> bool:
+    """Whether the problems of a search had different numbers of solutions."""
+    return any(part.startswith((STOP, ALLOCATION)) for part in variant.split())
+
+
 def variant_of(
     compat: Compat | None,
     compat_options: tuple[CompatOption, ...],
     lookahead: int,
     score_every: int,
     width_temperature: float,
+    spending: str,
 ) -> str:
     """Names what tells searches of one strategy apart, such as "lookahead=2 score_every=4"."""
     others = {
@@ -104,4 +115,5 @@ def variant_of(
         "score_every": None if score_every == 1 else score_every,
         "width_temperature": None if width_temperature == WIDTH_TEMPERATURE else width_temperature,
     }
-    return " ".join(f"{name}={value}" for name, value in others.items() if value is not None)
+    named = [f"{name}={value}" for name, value in others.items() if value is not None]
+    return " ".join([*named, spending] if spending else named)

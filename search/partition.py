@@ -39,9 +39,17 @@ def partition(
     A unit holds whole subtrees, at least one; a strategy that does not split is one unit.
     """
     total = subtree_count(config.strategy, config.n, config.branching)
+    yield from partition_range(problem, config, solutions_per_unit, range(total))
+
+
+def partition_range(
+    problem: Problem, config: SearchConfig, solutions_per_unit: int, subtrees: range
+) -> Iterator[WorkUnit]:
+    """Units of these subtrees alone, which may lie beyond those that N asks for."""
+    total = subtree_count(config.strategy, config.n, config.branching)
     size = max(1, solutions_per_unit * total // config.n)
-    for first in range(0, total, size):
-        stop = min(first + size, total)
+    for first in range(subtrees.start, subtrees.stop, size):
+        stop = min(first + size, subtrees.stop)
         yield WorkUnit(unit_id(problem, config, first, stop), problem, config, first, stop)
 
 

@@ -129,6 +129,13 @@ CONTAMINATION = _schema(
     ("line", pa.int64()),
 )
 
+STOPS = _schema(
+    *_SEARCH,
+    ("decided_at", pa.int32()),
+    ("solutions", pa.int32()),
+    ("audited", pa.bool_()),
+)
+
 TABLES = {
     "problems": PROBLEMS,
     "nodes": NODES,
@@ -136,4 +143,5 @@ TABLES = {
     "answers": ANSWERS,
     "samples": SAMPLES,
     "units": UNITS,
+    "stops": STOPS,
 }

@@ -49,6 +49,10 @@ class Ballots:
         """(S,): which solutions have an answer."""
         return self.answer_class >= 0
 
+    def part(self, seen: Flags) -> "Ballots":
+        """Some of the solutions, (S,) flags."""
+        return Ballots(self.group[seen], self.answer_class[seen], self.correct[seen])
+
 
 @dataclass(frozen=True, slots=True)
 class Decision:

@@ -1,6 +1,7 @@
-"""Commits: solutions wait for their own problem only, and what is done leaves nothing behind."""
+"""Dispatch and commits: solutions wait for their own problem only, and nothing is left behind."""
 
 import asyncio
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ from rich.console import Console
 
 from cluster.fanout import UnitTables
 from jobs.commits import Commits
+from jobs.dispatch import Dispatch
 from jobs.grading import Graders
 from jobs.progress import ProgressDisplay
 from jobs.results import RunWriter, load_table, new_record
+from jobs.search_plans import WholeSearch
 from search.config import Limits, SearchConfig
 from search.partition import WorkUnit, partition, run_unit
 from search.problem import Problem
@@ -49,32 +52,52 @@ def failed(unit: WorkUnit) -> UnitTables:
     return UnitTables(unit, NODES.empty_table(), SOLUTIONS.empty_table(), row)
 
 
-def committed(folder: Path, arriving: list[UnitTables]) -> tuple[list[int], list[str], pa.Table]:
-    """Rows graded by each commit, what progress said after it, and the solutions."""
-    rows, facts = [], []
+def committed(folder: Path, arriving: list[UnitTables]) -> tuple[list[str], pa.Table]:
+    """What progress said after each unit, and the solutions."""
+    facts: list[str] = []
+    problems = list({done.unit.problem.problem_id: done.unit.problem for done in arriving}.values())
 
-    async def commit_all(writer: RunWriter, progress: ProgressDisplay) -> None:
-        async with Graders(1, 60.0) as graders:
-            commits = Commits(writer, graders, UNITS_A_PROBLEM)
+    async def run(writer: RunWriter, progress: ProgressDisplay) -> None:
+        async with Graders(1, 60.0) as graders, asyncio.TaskGroup() as tasks:
+            commits = Commits(writer, graders, 2)
+            committed: asyncio.Queue[None] = asyncio.Queue()
+
+            async def commit(problem: Problem, solutions: pa.Table) -> None:
+                progress.finish_problem(await commits.commit(problem, solutions))
+                committed.put_nowait(None)
+
+            plans = [WholeSearch(CONFIG, CONFIG.n // UNITS_A_PROBLEM)]
+            dispatch = Dispatch(problems, plans, writer, commit, tasks)
+            while dispatch.backlog.take(1):
+                pass
+            came_back: Counter[str] = Counter()
             for done in arriving:
-                graded = await commits.take(done)
-                progress.update(done.units, graded)
-                rows.append(graded.num_rows)
+                progress.add_unit(done.units, len(arriving))
+                dispatch.deliver(done)
+                came_back[done.unit.problem.problem_id] += 1
+                if came_back[done.unit.problem.problem_id] == UNITS_A_PROBLEM:
+                    await committed.get()
                 facts.append(progress.facts().partition(",")[0])
+            assert dispatch.backlog.is_over
 
-    display = ProgressDisplay(POLICY, 3, UNITS_A_PROBLEM, Console(quiet=True))
+    display = ProgressDisplay(POLICY, 3, len(arriving), Console(quiet=True))
     with RunWriter(folder, new_record("test", {"seed": 1}, "digest")) as writer, display as shown:
-        asyncio.run(commit_all(writer, shown))
-    assert not display.tally.came_back
-    return rows, facts, load_table(writer.folder, "solutions")
+        asyncio.run(run(writer, shown))
+    return facts, load_table(writer.folder, "solutions")
 
 
 def test_a_problem_is_graded_when_its_last_unit_is_back(tmp_path: Path) -> None:
     (a, b), (c, d), (e, f) = units("p"), units("q"), units("r")
     arriving = [searched(a), searched(c), searched(b), failed(d), failed(e), failed(f)]
-    rows, facts, solutions = committed(tmp_path, arriving)
-    assert rows == [0, 0, 16, 8, 0, 0]
+    facts, solutions = committed(tmp_path, arriving)
     done = ["0", "0", "1", "2", "2", "3"]
     assert facts == [f"{number}/3 problems" for number in done]
     assert solutions["problem_id"].to_pylist() == ["p"] * 16 + ["q"] * 8
     assert solutions["verdict"].null_count == 0
+
+
+def test_the_order_of_units_changes_no_row(tmp_path: Path) -> None:
+    arriving = [searched(unit) for name in "pq" for unit in units(name)]
+    _, one = committed(tmp_path / "one", arriving)
+    _, other = committed(tmp_path / "other", [arriving[place] for place in (1, 0, 3, 2)])
+    assert one.equals(other)

@@ -19,6 +19,7 @@ from jobs.grading import Verdict
 from jobs.recipe import load_recipe, parse_recipe
 from jobs.results import RunRecord
 from jobs.settings import (
+    AllocationSettings,
     ClusterSettings,
     LimitSettings,
     ModelSettings,
@@ -27,6 +28,7 @@ from jobs.settings import (
     Recipe,
     SamplingSettings,
     SearchSettings,
+    StopSettings,
     ThinkingSettings,
     TimingSettings,
     WorkSettings,
@@ -61,6 +63,8 @@ SECTIONS: dict[str, tuple[type[BaseModel], type[BaseModel]]] = {
     "`thinking`": (ThinkingSettings, BaseModel),
     "`prm`": (PRMSettings, ModelSettings),
     "`searches`": (SearchSettings, BaseModel),
+    "`stop`": (StopSettings, BaseModel),
+    "`allocation`": (AllocationSettings, BaseModel),
     "`limits`": (LimitSettings, BaseModel),
     "`sampling`": (SamplingSettings, BaseModel),
     "`work`": (WorkSettings, BaseModel),

@@ -16,7 +16,7 @@ from jobs.results import load_table
 from jobs.samples import samples_of_parts
 from search.errors import StorageError
 from search.rewards import Reduction
-from search.schemas import NODES, PROBLEMS, SOLUTIONS, UNITS
+from search.schemas import NODES, PROBLEMS, SOLUTIONS, STOPS, UNITS
 from search.strategies import keep_count
 from search.votes import Vote
 
@@ -56,6 +56,7 @@ def write_run(
     solutions = pa.Table.from_pylist(rows, SOLUTIONS)
     pq.write_table(solutions, folder / "solutions.parquet")
     pq.write_table(pa.Table.from_pylist(units, UNITS), folder / "units.parquet")
+    pq.write_table(STOPS.empty_table(), folder / "stops.parquet")
     pq.write_table(_problems(problems), folder / "problems.parquet")
     pq.write_table(NODES.empty_table(), folder / "nodes.parquet")
     pq.write_table(answers_table(solutions, None, 1), folder / "answers.parquet")

@@ -36,7 +36,7 @@ from search.errors import StorageError
 from search.partition import WorkUnit, partition, run_unit
 from search.problem import Problem
 from search.rows import node_table, search_columns, solution_table, unit_costs
-from search.schemas import PROBLEMS, SCHEMA_VERSION, SOLUTIONS, TABLES, UNITS
+from search.schemas import PROBLEMS, SCHEMA_VERSION, SOLUTIONS, STOPS, TABLES, UNITS
 from search.scripted import SeededPolicy, SeededPRM
 
 pytestmark = pytest.mark.unit
@@ -80,6 +80,7 @@ def synthetic_run(runs_folder: Path) -> Path:
                 for unit in partition(problem, config, 4):
                     add_unit(writer, unit)
         writer.add("units", failed_row(unit))
+        writer.add("stops", stopped_row(unit))
     ids = [problem.problem_id for problem in PROBLEM_SET]
     solutions = load_table(writer.folder, "solutions")
     write_table(writer.folder, "samples", samples_of_parts([solutions], ids, 1.0))
@@ -103,6 +104,12 @@ def failed_row(unit: WorkUnit) -> pa.Table:
     error = {"unit_id": f"{unit.unit_id}-again", "status": "error", "error": "PRMError: NaN"}
     row = search_columns(unit, POLICY) | {"solutions": 0, "attempts": 1, "seconds": 0.1} | error
     return pa.Table.from_pylist([row], UNITS)
+
+
+def stopped_row(unit: WorkUnit) -> pa.Table:
+    """A problem that never settled."""
+    row = search_columns(unit, POLICY) | {"solutions": 4, "audited": False}
+    return pa.Table.from_pylist([row], STOPS)
 
 
 def graded(solutions: pa.Table) -> pa.Table:
@@ -395,7 +402,7 @@ def test_a_foreign_record_is_refused(tmp_path: Path, content: bytes) -> None:
 def test_a_missing_table_is_named(tmp_path: Path) -> None:
     path = half_run(tmp_path / "run", *list(TABLES)[:-1])
     message = refusal(path)
-    missing = path / "units.parquet"
+    missing = path / f"{list(TABLES)[-1]}.parquet"
     assert message.startswith(f"cannot read {missing}: ")
     assert message != f"cannot read {missing}: {missing}"
 

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from actors.spec import ModelFacts
-from cluster.admission import Admission, Bundle, bundles, task_size
+from cluster.admission import Admission, Bundle, task_size
+from cluster.backlog import bundles
 from cluster.routing import Balance, keys_of_replicas
 from search.config import SearchConfig
 from search.partition import WorkUnit, partition

@@ -77,7 +77,9 @@ async def _look_ahead(growth: Growth, node: int, subtree: int) -> list[str]:
         completion = await _greedy_step(growth, node, subtree, path, len(texts))
         texts.append(completion.text)
         depth = tree.depth(node) + len(texts) - 1
-        if end_of_step(config.limits, completion, tokens, depth) not in STEP_ENDS:
+        before = tree.text(node) + "".join(texts[:-1])
+        reason = end_of_step(config.limits, completion, tokens, depth, config.thinking, before)
+        if reason not in STEP_ENDS:
             break
         path += completion.token_ids
         tokens += count_ids(completion.token_ids)

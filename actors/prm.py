@@ -2,12 +2,15 @@
 
 import dataclasses
 from collections.abc import AsyncIterator, Sequence
+from itertools import accumulate
 
 from actors.batching import answer_as_finished
+from actors.chains import chain_scores, chains
 from actors.engines import PRMEngine, load_prm_engine
 from actors.replica import Replica
 from actors.spec import ModelSpec
-from actors.wire import ScoreItem, ScoreReply
+from actors.wire import Failure, ScoreItem, ScoreReply
+from search.errors import first_cause
 from search.protocols import Score
 
 
@@ -18,9 +21,24 @@ class PRMReplica(Replica[PRMEngine]):
         super().__init__(load_prm_engine(spec))
 
     async def score_batch(self, items: Sequence[ScoreItem]) -> AsyncIterator[ScoreReply]:
-        """Scores every item; yields each as soon as it is finished."""
-        async for reply in answer_as_finished(items, self._score):
-            yield reply
+        """Scores every item; yields each as soon as it is finished, those of a chain together."""
+        parts = list(chains(items))
+        starts = list(accumulate(map(len, parts), initial=0))
+        async for reply in answer_as_finished(parts, self._scores):
+            yield [
+                (starts[place] + step, _of_step(result, step))
+                for place, result in reply
+                for step in range(len(parts[place]))
+            ]
 
-    async def _score(self, item: ScoreItem) -> Score:
-        return dataclasses.replace(await self._engine.score(item), replica=self._name)
+    async def _scores(self, chain: Sequence[ScoreItem]) -> list[Score]:
+        found = await chain_scores(self._engine, chain)
+        return [dataclasses.replace(score, replica=self._name) for score in found]
+
+
+def _of_step(result: list[Score] | Failure, step: int) -> Score | Failure:
+    """A chain of which one item fails has failed, and says why once for each."""
+    if isinstance(result, Failure):
+        error = first_cause(result.error)
+        return Failure(error) if isinstance(error, Exception) else result
+    return result[step]

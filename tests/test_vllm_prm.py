@@ -123,16 +123,55 @@ def test_a_deeper_path_computes_new_blocks_only(served: Served) -> None:
         before = length
 
 
+def one_by_one(served: Served, items: Sequence[ScoreItem]) -> list[Score]:
+    """Scores of single requests, after which nothing is remembered."""
+    found = [served.run(served.engine.score(item)) for item in items]
+    served.run(served.engine.forget())
+    return found
+
+
+def test_a_chain_is_read_in_one_request(served: Served) -> None:
+    steps = [f"{place} x {place} = {place * place}, a square it is.\n\n" for place in range(6)]
+    items = [ScoreItem(PRMPath("Square.", tuple(steps[:depth]))) for depth in (1, 2, 4, 6)]
+    alone = one_by_one(served, items)
+    found = served.run(served.engine.score_chain(items))
+    assert [score.reward for score in found] == pytest.approx(
+        [score.reward for score in alone], abs=1e-4
+    )
+    if not served.engine._is_pair:  # a causal model tells of its last token only
+        whole = served.tokens(*steps, problem="Square.")
+        assert sum(score.tokens_computed for score in found) == whole
+        # Its steps are known now, and so is the whole: nothing is computed again.
+        again = served.score(*(item.path.steps for item in items), problem="Square.")
+        assert not any(score.tokens_computed for score in again)
+    once_more = served.run(served.engine.score_chain(items))
+    assert [score.reward for score in once_more] == [score.reward for score in found]
+    assert not any(score.tokens_computed for score in once_more)
+
+
+def test_a_chain_whose_beginning_is_cached_has_all_its_rewards(served: Served) -> None:
+    shared = [f"{place} / 1 = {place}, by one as ever.\n\n" for place in range(4)]
+    steps = [*shared, "So the answer is \\boxed{3}."]
+    items = [ScoreItem(PRMPath("Divide.", tuple(steps[:depth]))) for depth in (1, 3, 5)]
+    alone = one_by_one(served, items)
+    served.score(shared, problem="Divide.")
+    served.engine._readings.forget()
+    found = served.run(served.engine.score_chain(items))
+    assert [score.reward for score in found] == pytest.approx(
+        [score.reward for score in alone], abs=1e-4
+    )
+
+
 def test_the_steps_of_a_solution_that_come_together_read_one_another(served: Served) -> None:
     steps = [f"{place} - {place} = 0, which is nothing at all.\n\n" for place in range(6)]
     prefixes = [steps[:depth] for depth in range(1, len(steps) + 1)]
+    alone = one_by_one(served, [ScoreItem(PRMPath("Subtract.", tuple(p))) for p in prefixes])
     found = served.score(*prefixes, problem="Subtract.")
     whole = served.tokens(*steps, problem="Subtract.")
     assert whole > 3 * BLOCK
     # Each step after the first reads whole blocks of the one before it: less than two are repeated.
     assert sum(score.tokens_computed for score in found) <= whole + 2 * BLOCK * (len(steps) - 1)
-    alone = [served.score(prefix, problem="Subtract. ") for prefix in prefixes]
-    assert [s.reward for s in found] == pytest.approx([s.reward for [s] in alone], abs=1e-4)
+    assert [s.reward for s in found] == pytest.approx([s.reward for s in alone], abs=1e-4)
 
 
 def test_a_path_scored_before_costs_nothing(served: Served) -> None:

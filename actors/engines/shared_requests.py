@@ -31,6 +31,12 @@ class SharedRequests(Generic[Result]):
         """Computes anew what is asked from now on."""
         self._finished.clear()
 
+    def keep(self, key: bytes, result: Result) -> None:
+        """Remembers a result that was computed with another."""
+        if len(self._finished) >= self._kept:
+            self._finished.clear()
+        self._finished[key] = result
+
     async def settled(self, key: bytes) -> None:
         """Waits while a request with this key is under way, however it ends."""
         running = self._running.get(key)
@@ -64,9 +70,7 @@ class SharedRequests(Generic[Result]):
     def _finish(self, key: bytes, task: "asyncio.Task[Result]") -> None:
         if task.cancelled() or task.exception() is not None:
             return
-        if len(self._finished) >= self._kept:
-            self._finished.clear()
-        self._finished[key] = task.result()
+        self.keep(key, task.result())
 
     def _leave(self, key: bytes, running: _Running[Result]) -> None:
         """The last one has gone; who asks from now on must not wait for a cancelled request."""

@@ -8,6 +8,10 @@ computed once, also while one of them is under way; a request nobody waits for i
 import dataclasses
 import itertools
 from array import array
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from itertools import pairwise, starmap
 from typing import Any
 
 from vllm import PoolingParams, SamplingParams
@@ -24,11 +28,14 @@ from actors.engines.value_head_checkpoint import ARCHITECTURE, as_sequence_class
 from actors.engines.vllm_engine import VllmEngine, last_output
 from actors.engines.vllm_start import device_of, engine_lost, parameters_of, start_engine
 from actors.prm_families import REWARDS_KEPT, reward_of
-from actors.prm_layout import PRMLayout, too_long
+from actors.prm_layout import LaidOut, PRMLayout, too_long
 from actors.spec import ModelFacts, ModelSpec
 from actors.wire import ScoreItem
 from search.errors import PRMError
 from search.protocols import Score
+
+# Whole solutions that are written twice are rare but for very short ones.
+CHAINS_KEPT = 4096
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -51,6 +58,7 @@ class VllmPRM(VllmEngine):
         # One token is sampled after the last one, and needs its place.
         self._context = self._engine.model_config.max_model_len - self._is_pair
         self._readings: SharedRequests[_Reading] = SharedRequests(REWARDS_KEPT)
+        self._chains: SharedRequests[list[_Reading]] = SharedRequests(CHAINS_KEPT)
         self._request_names = map(str, itertools.count())
 
     def facts(self) -> ModelFacts:
@@ -59,38 +67,81 @@ class VllmPRM(VllmEngine):
     async def score(self, item: ScoreItem) -> Score:
         """The reward of the path's last step; raises PRMError if the path does not fit."""
         laid_out = self._layout.lay_out(item.path)
-        ids = laid_out.ids
-        if len(ids) > self._context:
-            raise too_long(len(ids), self._context)
-        read = self._read_pair if self._is_pair else self._read_rows
-        before = _key(ids[: len(ids) - laid_out.new_tokens])
+        before = _key(laid_out.ids[: len(laid_out.ids) - laid_out.new_tokens])
 
         async def read_in_turn() -> _Reading:
             # Steps of a solution that come together each find those before them in the cache.
             await self._readings.settled(before)
-            return await read(ids)
+            return await self._read(self._fitting(laid_out.ids))
 
-        try:
-            reading, bears_cost = await self._readings.once(_key(ids), read_in_turn)
-        except EngineDeadError as error:
-            raise engine_lost(self._spec, error) from error
-        computed = reading.tokens_computed if bears_cost else 0
-        return Score(reading.reward, computed, laid_out.new_tokens)
+        with self._engine_is_there():
+            key = _key(laid_out.ids)
+            reading, bears_cost = await self._readings.once(key, read_in_turn)
+        return _score(laid_out, reading, bears_cost)
+
+    async def score_chain(self, items: Sequence[ScoreItem]) -> list[Score]:
+        """The rewards of all steps of a solution, each path going on from the one before it."""
+        laid_out = [self._layout.lay_out(item.path) for item in items]
+        paths = [each.ids for each in laid_out]
+        if self._is_pair or not all(starmap(_goes_on, pairwise(paths))):
+            return [await self.score(item) for item in items]
+        with self._engine_is_there():
+            key = b"".join(map(_key, paths))
+            found = await self._chains.once(key, lambda: self._read_chain(paths))
+        readings, bears_cost = found
+        pairs = zip(laid_out, readings, strict=True)
+        return [_score(each, reading, bears_cost) for each, reading in pairs]
 
     async def forget(self) -> None:
         """Empties the prefix cache and forgets all readings."""
         self._readings.forget()
+        self._chains.forget()
         await super().forget()
 
-    async def _read_rows(self, ids: list[int]) -> _Reading:
+    @contextmanager
+    def _engine_is_there(self) -> Iterator[None]:
+        try:
+            yield
+        except EngineDeadError as error:
+            raise engine_lost(self._spec, error) from error
+
+    def _fitting(self, ids: list[int]) -> list[int]:
+        if len(ids) > self._context:
+            raise too_long(len(ids), self._context)
+        return ids
+
+    async def _read(self, ids: list[int]) -> _Reading:
+        if self._is_pair:
+            return await self._read_pair(ids)
+        rows = await self._rows(ids)
+        return _Reading(self._reward(rows[-1]), len(rows))
+
+    async def _read_chain(self, paths: list[list[int]]) -> list[_Reading]:
+        """All paths by one request for the longest; alone those whose row came from the cache."""
+        rows = await self._rows(self._fitting(paths[-1]))
+        first, before = len(paths[-1]) - len(rows), len(paths[-1]) - len(rows)
+        readings = []
+        for ids in paths:
+            if len(ids) > first:
+                reading = _Reading(self._reward(rows[len(ids) - 1 - first]), len(ids) - before)
+                self._readings.keep(_key(ids), reading)
+                before = len(ids)
+            else:
+                reading, _ = await self._readings.once(_key(ids), partial(self._read, ids))
+            readings.append(reading)
+        return readings
+
+    def _reward(self, row: Any) -> float:
+        return reward_of(self._layout.family, row.double().tolist())
+
+    async def _rows(self, ids: list[int]) -> Any:
         """vLLM returns a row for every token it computed, so the last is the last token's."""
         params = PoolingParams(
             task="token_classify", use_activation=False, skip_reading_prefix_cache=False
         )
         prompt, name = tokens_input(ids), next(self._request_names)
         output = await last_output(self._engine.encode(prompt, params, name), PRMError)
-        rows = output.outputs.data
-        return _Reading(reward_of(self._layout.family, rows[-1].double().tolist()), len(rows))
+        return output.outputs.data
 
     async def _read_pair(self, ids: list[int]) -> _Reading:
         """The two log-probabilities differ from the logits by the same number."""
@@ -109,6 +160,15 @@ class VllmPRM(VllmEngine):
             raise PRMError("vLLM ended a request without log-probabilities")
         reward = reward_of(self._layout.family, [logprobs[token].logprob for token in pair])
         return _Reading(reward, len(ids) - (output.num_cached_tokens or 0))
+
+
+def _score(laid_out: LaidOut, reading: _Reading, bears_cost: bool) -> Score:
+    computed = reading.tokens_computed if bears_cost else 0
+    return Score(reading.reward, computed, laid_out.new_tokens)
+
+
+def _goes_on(before: list[int], ids: list[int]) -> bool:
+    return len(before) < len(ids) and ids[: len(before)] == before
 
 
 def _key(ids: list[int]) -> bytes:

@@ -12,7 +12,7 @@ from benchmarks.peers.measured import (
     Candidate,
     Found,
     MeteredPolicy,
-    MeteredPRM,
+    MeteredReplica,
     Task,
     candidates_of,
     side_by_side,
@@ -29,7 +29,7 @@ UNIT_TIMEOUT_S = 3600.0
 async def in_process(task: Task, engines: Engines) -> list[Found]:
     """All work units of all problems at once in this event loop."""
     policy = MeteredPolicy(engines.policy, task.meter)
-    prm = MeteredPRM(engines.prm.score, task.meter)
+    prm = MeteredReplica(engines.prm, task.meter)
 
     async def search(problem: Problem) -> list[Candidate]:
         units = partition(problem, task.config, engines.setting.solutions_per_unit)

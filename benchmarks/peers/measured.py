@@ -8,7 +8,8 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
-from actors.engines import PolicyEngine
+from actors.chains import chain_scores, chains
+from actors.engines import PolicyEngine, PRMEngine
 from actors.wire import ExpandItem, ScoreItem
 from search.config import SearchConfig
 from search.errors import first_cause
@@ -25,6 +26,11 @@ class Meter:
     policy_tokens: int = 0
     prm_tokens: int = 0
     scored: list[PRMPath] = field(default_factory=list)
+
+    def count(self, path: PRMPath, score: Score) -> None:
+        """A path whose last step was scored."""
+        self.prm_tokens += score.tokens_computed
+        self.scored.append(path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +133,22 @@ class MeteredPRM:
 
     async def _one(self, path: PRMPath) -> Score:
         score = await self.read(ScoreItem(path))
-        self.meter.prm_tokens += score.tokens_computed
-        self.meter.scored.append(path)
+        self.meter.count(path, score)
         return score
+
+
+@dataclass(frozen=True, slots=True)
+class MeteredReplica:
+    """`search.protocols.PRM` over an engine in this process, asked as a replica asks it."""
+
+    engine: PRMEngine
+    meter: Meter
+
+    async def score(self, paths: Sequence[PRMPath]) -> list[Score]:
+        parts = list(chains([ScoreItem(path) for path in paths]))
+        async with asyncio.TaskGroup() as tasks:
+            found = [tasks.create_task(chain_scores(self.engine, part)) for part in parts]
+        scores = [score for part in found for score in part.result()]
+        for path, score in zip(paths, scores, strict=True):
+            self.meter.count(path, score)
+        return scores

@@ -25,7 +25,7 @@ from search.config import SearchConfig
 from search.partition import partition, run_unit
 from search.problem import Problem
 from search.rewards import Reduction
-from search.schemas import NODES, PROBLEMS, SOLUTIONS, UNITS
+from search.schemas import NODES, PROBLEMS, SOLUTIONS, TABLES, UNITS
 from search.scripted import SeededPolicy, SeededPRM
 from search.votes import Vote
 
@@ -105,6 +105,7 @@ def node(place: str, parent: str, text: str, stop: str, **columns: Any) -> Row:
         "n": 4,
         "branching": 2,
         "keep": 2,
+        "variant": "",
         "unit_id": "p/beam",
         "subtree": 0,
         "node_id": place,
@@ -256,6 +257,8 @@ def test_leaves_that_nobody_graded_are_told(tmp_path: Path) -> None:
     solutions = load_table(run, "solutions")
     pq.write_table(answers_table(solutions, None, 1), run / "answers.parquet")
     pq.write_table(units_of_one_search(), run / "units.parquet")
+    for name in ("samples", "stops"):
+        pq.write_table(TABLES[name].empty_table(), run / f"{name}.parquet")
     (run / "run.json").write_text(RECORD)
     text = write_report([run], tmp_path / "report").markdown.read_text()
     assert "Of the dropped leaves 1 have an answer that no solution of the run has" in text

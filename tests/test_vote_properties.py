@@ -191,6 +191,7 @@ def rows_of(groups: Groups, strategy: str) -> list[dict[str, Any]]:
         "n": len(groups) * width,
         "branching": width,
         "keep": 1 if strategy == "dvts" else len(groups),
+        "variant": "",
     }
     return [
         shared

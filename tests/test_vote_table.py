@@ -42,6 +42,7 @@ def solution(place: int, answer: str, rewards: list[float], **columns: Any) -> R
         "n": 8,
         "branching": 1,
         "keep": 8,
+        "variant": "",
         "subtree": place,
         "solution_id": f"{place}:0",
         "answer": answer,

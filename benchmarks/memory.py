@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.results import Result, result, write_results, writes_results
+from jobs.settings import LimitSettings
 from search.config import Limits, SearchConfig
 from search.growth import Growth
 from search.problem import Problem
@@ -234,7 +235,7 @@ def _recipe(folder: Path, n: int, problems: int) -> dict[str, Any]:
         "policies": [{**fake, "name": "fake", "options": steps}],
         "prm": {**fake, "family": "qwen2.5-math-prm"},
         "searches": [{"strategy": "dvts", "n": n, "branching": BRANCHING}],
-        "limits": asdict(LIMITS),
+        "limits": {name: getattr(LIMITS, name) for name in LimitSettings.model_fields},
         "runs_folder": str(folder),
     }
 

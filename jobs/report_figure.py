@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+# What fits below a panel, side by side.
+LEGEND_CHARACTERS = 70
 PANELS_A_ROW = 3
 # Okabe and Ito's palette: told apart with every common kind of colour blindness.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -64,7 +66,9 @@ def _fill_panels(
     named = {label: line for a in axes for line, label in zip(*_legend_of(a), strict=True)}
     ordered = sorted(named, key=lambda label: named[label].get_linestyle() == "--")
     if named:
-        handles, columns = [named[label] for label in ordered], 3 if len(runs) > 1 else 5
+        handles, longest = [named[label] for label in ordered], max(map(len, named))
+        width = LEGEND_CHARACTERS * min(PANELS_A_ROW, len(panels))
+        columns = max(1, min(5, width // (longest + 8)))
         figure.legend(handles, ordered, loc="outside lower center", ncols=columns, frameon=False)
 
 
@@ -123,7 +127,8 @@ def _draw_lines(
             line = [p for p in shown if (p.rule, p.branching) == kind]
             label = _line_name(kind, kinds) + (f", {run.label}" if several else "")
             dash = _RUN_STYLES[(place + number) % len(_RUN_STYLES)]
-            _draw_line(axis, sorted(line, key=lambda p: p.n), strategy, dash, label)
+            look = strategy_look(strategy, number)
+            _draw_line(axis, sorted(line, key=lambda p: p.n), look, dash, label)
 
 
 def _line_name(kind: tuple[str, int], kinds: list[tuple[str, int]]) -> str:
@@ -133,16 +138,18 @@ def _line_name(kind: tuple[str, int], kinds: list[tuple[str, int]]) -> str:
     return rule + (f", M = {branching}" if several else "")
 
 
-def strategy_look(strategy: str) -> tuple[str, str]:
-    """Colour and marker of a strategy, the same in every figure."""
+def strategy_look(strategy: str, variant: int = 0) -> tuple[str, str]:
+    """Colour and marker of a strategy, the same in every figure; its variants differ in markers."""
     number = list(STRATEGIES).index(strategy)
-    return _COLOURS[number % len(_COLOURS)], _MARKERS[number % len(_MARKERS)]
+    return _COLOURS[number % len(_COLOURS)], _MARKERS[(number + variant) % len(_MARKERS)]
 
 
-def _draw_line(axis: "Axes", line: list[Point], strategy: str, dash: Any, label: str) -> None:
+def _draw_line(
+    axis: "Axes", line: list[Point], look: tuple[str, str], dash: Any, label: str
+) -> None:
     if not line:
         return
-    colour, marker = strategy_look(strategy)
+    colour, marker = look
     ns, values = [p.n for p in line], [p.expected_correct for p in line]
     low = [p.expected_correct if p.ci_low is None else p.ci_low for p in line]
     high = [p.expected_correct if p.ci_high is None else p.ci_high for p in line]

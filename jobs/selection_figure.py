@@ -1,5 +1,6 @@
 """The figure of what is lost in selection: a panel a search, between its baselines and ceilings."""
 
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Panel = tuple[str, str, str, int]
+
+
+# Of a line above a panel.
+TITLE_CHARACTERS = 32
 
 
 def draw_selection(runs: list[tuple[str, list[Selection]]], png: Path, svg: Path) -> None:
@@ -58,7 +63,8 @@ def _fill_row(
         run, policy, strategy, branching = panel
         width = f", M = {branching}" if several and branching > 1 else ""
         head = f"{run}\n" if run else ""
-        axis.set_title(f"{head}{policy}: {strategy}{width}", fontsize=10)
+        title = textwrap.fill(f"{policy}: {strategy}{width}", TITLE_CHARACTERS)
+        axis.set_title(head + title, fontsize=10)
         _draw_search(axis, panels[panel])
     axes[0].set_ylabel("accuracy")
     return axes[: len(mine)]

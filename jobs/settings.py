@@ -146,8 +146,7 @@ class StopSettings(Section):
     @property
     def name(self) -> str:
         """What tells a search with this rule from others."""
-        looks = f"{self.rule}:{self.threshold:g}:{self.at_least}:{self.every}:{self.vote}"
-        return f"{STOP}{looks}:{self.most_extra}:{self.audit:g}"
+        return STOP + _rule_name(self)
 
 
 class AllocationSettings(Section):
@@ -168,7 +167,15 @@ class AllocationSettings(Section):
     @property
     def name(self) -> str:
         """What tells a search with this rule from others."""
-        return f"{ALLOCATION}{self.rule}:{self.probe}:{self.strength:g}:{self.success}"
+        return ALLOCATION + _rule_name(self)
+
+
+def _rule_name(section: "StopSettings | AllocationSettings") -> str:
+    """The rule and what is not default about it, such as "posterior,threshold=0.9"."""
+    fields = type(section).model_fields
+    values = {name: getattr(section, name) for name in fields if name != "rule"}
+    changed = [f"{name}={v}" for name, v in values.items() if v != fields[name].default]
+    return ",".join([section.rule, *changed])
 
 
 class SearchSettings(Section):

@@ -361,7 +361,8 @@ def _rank(point: Point) -> tuple[int, float]:
 
 
 def single_samples(points: Iterable[Point]) -> dict[str, Point]:
-    """For each policy the accuracy of one sample: pass at n = 1, from the widest search.
+    """For each policy the accuracy of one sample: pass at n = 1, from the widest search by a
+    default rule, if there is one.
 
     A policy whose searches give no n = 1 has its smallest n instead: look at `n`.
     """
@@ -373,5 +374,5 @@ def single_samples(points: Iterable[Point]) -> dict[str, Point]:
     return single
 
 
-def _nearness(point: Point) -> tuple[int, int]:
-    return point.n, -point.searched_n
+def _nearness(point: Point) -> tuple[int, bool, int]:
+    return point.n, point.variant != "", -point.searched_n

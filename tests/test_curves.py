@@ -126,6 +126,14 @@ def test_beam_has_one_point_and_may_have_fewer_solutions() -> None:
     }
 
 
+def test_a_single_sample_is_one_of_the_default_rule() -> None:
+    ruled = [row | {"variant": "compat=search_and_learn"} for row in four_samples(n=8, keep=8)]
+    points = summary(answers_table(table(ruled + four_samples()), None, run_seed=1))
+    assert single_samples(points)["small"].variant == ""
+    points = summary(answers_table(table(ruled), None, run_seed=1))
+    assert single_samples(points)["small"].variant == "compat=search_and_learn"
+
+
 def test_variants_are_searches_of_their_own() -> None:
     shared = {"strategy": "dvts", "n": 4, "branching": 2, "keep": 1}
     rows = [

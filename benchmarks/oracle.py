@@ -45,7 +45,7 @@ KINDS = {
     "beam": ("beam", Reduction.LAST),
 }
 AREAS, NS = (0.7, 0.8, 0.9), (16, 64)
-# A published-style table of the same setting, from a few hundred problems, rounded.
+# The table that the project started from: rounded, and with the error of a few hundred problems.
 TABULATED: dict[tuple[float, int], tuple[float, float, float, float]] = {
     (0.7, 16): (0.27, 0.32, 0.55, 0.78),
     (0.7, 64): (0.36, 0.48, 0.68, 0.89),

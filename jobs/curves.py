@@ -52,6 +52,10 @@ class Search:
         groups = subtree_count(self.strategy, self.n, self.branching)
         return [groups] if is_uneven(self.variant) else group_grid(groups)
 
+    def ks_held(self, groups: int) -> list[int]:
+        """Groups at each point that a problem with so many groups has a value for."""
+        return [groups] if is_uneven(self.variant) else [k for k in self.ks if k <= groups]
+
     @property
     def rule(self) -> str:
         """The strategy, with what is not default about it."""

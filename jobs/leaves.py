@@ -153,7 +153,7 @@ def _covered(
     values = np.full((len(names), len(search.ks)), np.nan)
     for row, name in enumerate(names):
         held = right[name]
-        ks = [k for k in search.ks if k <= len(held)]
+        ks = search.ks_held(len(held))
         values[row, : len(ks)] = expected_pass(_ballots(held), ks)
     return LeafCoverage(search, names, values, left, ungraded)
 

@@ -10,6 +10,7 @@ import pytest
 from jobs.curves import (
     PASS,
     SOLUTION_COLUMNS,
+    Search,
     answers_of_parts,
     answers_table,
     best_votes,
@@ -215,3 +216,10 @@ def test_summaries_choose_the_widest_search_and_the_best_vote() -> None:
     single = single_samples(points)
     assert {policy: point.n for policy, point in single.items()} == {"small": 1, "big": 1}
     assert single["big"].expected_correct == 0.5
+
+
+def test_a_problem_with_its_own_number_of_solutions_is_one_point() -> None:
+    whole, stopped = (Search("p", "best_of_n", 32, 1, 32, rule) for rule in ("", "stop=posterior"))
+    assert whole.ks_held(8) == [1, 2, 4, 8]
+    assert [whole.ks, stopped.ks] == [[1, 2, 4, 8, 16, 32], [32]]
+    assert [stopped.ks_held(groups) for groups in (8, 32, 40)] == [[8], [32], [40]]

@@ -52,6 +52,11 @@ class Search:
         groups = subtree_count(self.strategy, self.n, self.branching)
         return [groups] if is_uneven(self.variant) else group_grid(groups)
 
+    @property
+    def group(self) -> int:
+        """Solutions that are drawn together: one a sample, M a subtree."""
+        return self.n // subtree_count(self.strategy, self.n, self.branching)
+
     def ks_held(self, groups: int) -> list[int]:
         """Groups at each point that a problem with so many groups has a value for."""
         return [groups] if is_uneven(self.variant) else [k for k in self.ks if k <= groups]

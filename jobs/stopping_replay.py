@@ -25,7 +25,7 @@ from jobs.results import table_parts
 from jobs.stopping import Stopping, settled_after
 from search.errors import StorageError
 from search.rewards import Reduction
-from search.strategies import STRATEGIES, subtree_count
+from search.strategies import STRATEGIES
 from search.votes import decide
 
 _COLUMNS = (*SOLUTION_COLUMNS, "policy_tokens")
@@ -103,14 +103,14 @@ def replayed(search: Search, rows: pa.Table, stopping: Stopping, reduction: Redu
     """One problem's solutions, in any order."""
     stopping = replace(stopping, vote=vote_of(search, stopping.vote))
     ballots, score = ballots_of(rows), scores_of(rows, reduction)
-    group = search.n // subtree_count(search.strategy, search.n, search.branching)
-    stop = settled_after(stopping, ballots.group, ballots.answer_class, score, search.n, group)
+    columns = (ballots.group, ballots.answer_class, score)
+    stop = settled_after(stopping, *columns, search.n, search.group)
     seen = ballots.group < stop if stop is not None else np.ones(len(score), dtype=bool)
     tokens = rows["policy_tokens"].to_numpy()
     return Replayed(
         full=decide(ballots, score, stopping.vote).expected_correct,
         stopped=decide(ballots.part(seen), score[seen], stopping.vote).expected_correct,
-        decided_at=stop if stop is None else stop * group,
+        decided_at=stop if stop is None else stop * search.group,
         solutions=len(score),
         spent=int(seen.sum()),
         tokens=int(tokens.sum()),

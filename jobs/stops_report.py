@@ -7,7 +7,7 @@ run's own tables.
 
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +21,6 @@ from jobs.curves import (
 )
 from jobs.intervals import clustered_interval
 from search.rewards import Reduction
-from search.strategies import subtree_count
 from search.votes import Vote, decide
 
 
@@ -80,12 +79,10 @@ def _change(
     search: Search, solutions: pa.Table, stop: int, reduction: Reduction, vote: Vote
 ) -> float:
     ballots, score = ballots_of(solutions), scores_of(solutions, reduction)
-    groups = stop * subtree_count(search.strategy, search.n, search.branching) // search.n
-    seen, held = ballots.group < groups, vote_of(search, vote)
+    seen, held = ballots.group < stop // search.group, vote_of(search, vote)
     stopped = decide(ballots.part(seen), score[seen], held).expected_correct
     return stopped - decide(ballots, score, held).expected_correct
 
 
 def _search(row: dict[str, object]) -> Search:
-    names = ("policy", "strategy", "n", "branching", "keep", "variant")
-    return Search(**{name: row[name] for name in names})  # type: ignore[arg-type]
+    return Search(*(row[each.name] for each in fields(Search)))  # type: ignore[arg-type]

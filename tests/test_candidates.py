@@ -14,7 +14,7 @@ from test_search_properties import (
     POLICIES,
     PRMS,
     WORDS,
-    Jittered,
+    calm_and_jittered,
     configs,
     problem_of,
     search,
@@ -291,11 +291,7 @@ def variants(draw: st.DrawFn) -> SearchConfig:
 def test_timing_changes_no_table(
     config: SearchConfig, name: str, policy: SeededPolicy, prm: SeededPRM, jitter: int
 ) -> None:
-    [unit] = partition(problem_of(name), config, config.n)
-    other = Jittered(policy, prm, jitter)
-    calm, jittered = search(config, name, policy, prm), search(config, name, other, other)
-    assert node_table(unit, "x", calm.tree).equals(node_table(unit, "x", jittered.tree))
-    assert solution_table(unit, "x", calm).equals(solution_table(unit, "x", jittered))
+    calm, jittered = calm_and_jittered(config, name, policy, prm, jitter)
     assert replace(calm.budget, prm_tokens_computed=0) == replace(
         jittered.budget, prm_tokens_computed=0
     )

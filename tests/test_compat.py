@@ -11,7 +11,15 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_search_properties import POLICIES, PRMS, WORDS, Jittered, configs, problem_of, search
+from test_search_properties import (
+    POLICIES,
+    PRMS,
+    WORDS,
+    calm_and_jittered,
+    configs,
+    problem_of,
+    search,
+)
 from test_strategies import config_of, kept, search_script, solutions
 
 from search.config import Compat, CompatOption, Limits, SearchConfig
@@ -426,11 +434,7 @@ def published(draw: st.DrawFn) -> SearchConfig:
 def test_timing_changes_no_table(
     config: SearchConfig, name: str, policy: SeededPolicy, prm: SeededPRM, jitter: int
 ) -> None:
-    [unit] = partition(problem_of(name), config, config.n)
-    other = Jittered(policy, prm, jitter)
-    calm, jittered = search(config, name, policy, prm), search(config, name, other, other)
-    assert node_table(unit, "x", calm.tree).equals(node_table(unit, "x", jittered.tree))
-    assert solution_table(unit, "x", calm).equals(solution_table(unit, "x", jittered))
+    calm, jittered = calm_and_jittered(config, name, policy, prm, jitter)
     if config.strategy == "beam":
         assert in_order(calm) == in_order(jittered)
 

@@ -211,17 +211,25 @@ class Jittered:
         return await self._prm.score(paths)
 
 
+def calm_and_jittered(
+    config: SearchConfig, name: str, policy: SeededPolicy, prm: SeededPRM, jitter: int
+) -> tuple[Growth, Growth]:
+    """The same search with answers in order and in another; their tables must be equal."""
+    [unit] = partition(problem_of(name), config, config.n)
+    other = Jittered(policy, prm, jitter)
+    calm, jittered = search(config, name, policy, prm), search(config, name, other, other)
+    assert node_table(unit, "x", calm.tree).equals(node_table(unit, "x", jittered.tree))
+    assert solution_table(unit, "x", calm).equals(solution_table(unit, "x", jittered))
+    return calm, jittered
+
+
 @pytest.mark.unit
 @modest
 @given(configs(), WORDS, POLICIES, PRMS, st.integers(0, 999))
 def test_the_order_of_answers_changes_no_table(
     config: SearchConfig, name: str, policy: SeededPolicy, prm: SeededPRM, jitter: int
 ) -> None:
-    [unit] = partition(problem_of(name), config, config.n)
-    other = Jittered(policy, prm, jitter)
-    calm, jittered = search(config, name, policy, prm), search(config, name, other, other)
-    assert node_table(unit, "x", calm.tree).equals(node_table(unit, "x", jittered.tree))
-    assert solution_table(unit, "x", calm).equals(solution_table(unit, "x", jittered))
+    calm_and_jittered(config, name, policy, prm, jitter)
 
 
 @pytest.mark.unit

@@ -14,7 +14,7 @@ from actors.spec import ModelSpec
 from actors.wire import ExpandItem, ExpandReply, GiveUp, PolicyItem, Written
 from search.errors import PolicyError
 from search.protocols import Expansion, PolicyPath, Sampling
-from search.whole_solutions import SolutionRequest, step_by_step
+from search.whole_solutions import SolutionRequest, WritesSolutions, step_by_step
 
 
 class PolicyReplica(Replica[PolicyEngine]):
@@ -43,12 +43,19 @@ class PolicyReplica(Replica[PolicyEngine]):
 
     async def _answer(self, item: PolicyItem) -> Written:
         if isinstance(item, SolutionRequest):
-            return await step_by_step(self, item)
+            return await self._write(item)
         if isinstance(item, GiveUp):
             return self._give_up(item)
         if not item.ticket:
             return await self._expand(item)
         return await self._expand_unless_given_up(item)
+
+    async def _write(self, request: SolutionRequest) -> list[Expansion]:
+        """In one piece if the engine can."""
+        if not isinstance(self._engine, WritesSolutions):
+            return await step_by_step(self, request)
+        steps = await self._engine.write(request)
+        return [dataclasses.replace(step, replica=self._name) for step in steps]
 
     async def _expand(self, item: ExpandItem) -> Expansion:
         return dataclasses.replace(await self._engine.expand(item), replica=self._name)

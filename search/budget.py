@@ -17,7 +17,7 @@ class Budget:
     What the search consists of is counted for its tree alone, and is the same with and without
     speculation: generations, policy and prefix tokens, minimal PRM tokens. What was computed
     is counted wherever it was: wasted tokens, computed prefix and PRM tokens. `speculated`: written
-    before it was known to be needed; `wasted`: written to its end and not needed; of `aborted`
+    before it was known to be needed; `wasted`: written and not needed; of `aborted`
     sequences, given up in mid-text, nobody tells the tokens. `lookahead`: written for the PRM
     alone to read, and in no tree.
     """
@@ -41,6 +41,7 @@ class Budget:
         self.policy_tokens += _tokens(expansion)
         self.prefix_tokens += expansion.prefix_tokens
         self.prefix_tokens_computed += expansion.prefix_tokens_computed
+        self.wasted_policy_tokens += expansion.tokens_past_end
         self.policy_replica = expansion.replica
 
     def spend_scores(self, scores: list[Score]) -> None:

@@ -91,13 +91,15 @@ class Expansion(Carried):
 
     `prefix_tokens` counts prompt and steps so far, once for each completion, for each of them
     stands on all of it; `prefix_tokens_computed` what was computed
-    of it because it was not in the KV cache. `replica` names who answered.
+    of it because it was not in the KV cache. `replica` names who answered. `tokens_past_end`
+    were sampled after the end of a solution that was written in one piece, and dropped.
     """
 
     completions: tuple[Completion, ...]
     prefix_tokens: int
     prefix_tokens_computed: int
     replica: str = ""
+    tokens_past_end: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,13 @@
 """Solutions written from their first step to their last in one request.
 
 A strategy that chooses nothing on the way need not be asked between two steps, so a policy
-that is far away saves all calls of a solution but one. Invariant: what is written is what
-one request a step would have written, by the same seeds.
+that is far away saves all calls of a solution but one. Invariant: a solution depends on the
+seeds of its request alone. A policy that answers step by step uses each of them, and writes what
+one request a step would have written; one that writes on to the end uses the first.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 from search.answers import boxed_answer
@@ -38,6 +39,12 @@ class SolutionRequest(Carried):
     sampling: Sampling
     limits: Limits
     thinking: Thinking | None = None
+
+    @property
+    def most_tokens(self) -> int:
+        """Tokens that the solution can have at most."""
+        limits = self.limits
+        return min(limits.max_solution_tokens, limits.max_steps * limits.max_step_tokens)
 
     def seeds(self) -> Iterator[int]:
         """The seed of each step, as its parent's id gives it."""
@@ -81,6 +88,14 @@ async def step_by_step(policy: Policy, request: SolutionRequest) -> list[Expansi
         path += completion.token_ids
         text += completion.text
     return expansions
+
+
+def steps_and_rest(steps: list[Expansion], tokens_past_end: int) -> list[Expansion]:
+    """The steps of a solution, the last of which says what was written after it."""
+    if not tokens_past_end:
+        return steps
+    *before, last = steps
+    return [*before, replace(last, tokens_past_end=tokens_past_end)]
 
 
 def step_tokens_left(limits: Limits, tokens_before: int) -> int:

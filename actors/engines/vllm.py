@@ -14,22 +14,23 @@ from typing import Any
 from transformers import AutoModelForCausalLM
 from vllm import SamplingParams
 from vllm.inputs.engine import tokens_input
-from vllm.outputs import CompletionOutput
+from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.metrics.loggers import StatLoggerBase
 
+from actors.engines.cutting import LOGPROB_DECIMALS, Pieces, WrittenSolution
 from actors.engines.loading import decode, is_text, load_tokenizer, render_prompt
 from actors.engines.vllm_engine import VllmEngine, last_output
 from actors.engines.vllm_start import device_of, engine_lost, parameters_of, start_engine
 from actors.spec import ModelFacts, ModelSpec
 from actors.wire import ExpandItem
 from search.errors import PolicyError
-from search.protocols import Completion, Expansion, StopReason
+from search.protocols import Completion, Expansion, PolicyPath, StopReason
 from search.token_ids import pack_ids, unpack_ids
+from search.whole_solutions import SolutionRequest, step_by_step, steps_and_rest
 
 PROMPTS_KEPT = 4096
-LOGPROB_DECIMALS = 9
 # vLLM seeds child i of a request with seed + i, in 64 bits: so does a request for it alone.
 SEED_BITS = (1 << 62) - 1
 
@@ -43,6 +44,7 @@ class VllmPolicy(VllmEngine):
         self._tokenizer = load_tokenizer(spec)
         self._longest = self._engine.model_config.max_model_len
         self._prompt_ids = lru_cache(PROMPTS_KEPT)(self._tokenize_prompt)
+        self._pieces = Pieces(lambda ids: decode(self._tokenizer, list(ids)))
         self._request_names = map(str, itertools.count())
 
     def facts(self) -> ModelFacts:
@@ -53,19 +55,43 @@ class VllmPolicy(VllmEngine):
         prefix = self._prefix(item)
         # vLLM refuses copies of the likeliest continuation: they are all the same.
         samples = 1 if item.sampling.temperature == 0 else item.n
+        output, computed = await self._generate(prefix, sampling_params(item, samples))
+        completions = tuple(self._completion(part) for part in output.outputs)
+        return Expansion(completions * (item.n // samples), samples * len(prefix), computed)
+
+    async def write(self, request: SolutionRequest) -> list[Expansion]:
+        """A solution as one request, cut into steps afterwards; raises PolicyError."""
+        path = PolicyPath(request.problem, b"")
+        most, seed = request.most_tokens, next(request.seeds())
+        first = ExpandItem(path, 1, request.sampling, most, seed)
+        prefix = self._prefix(first)
+        output, computed = await self._generate(prefix, solution_params(first))
+        [part] = output.outputs
+        written = WrittenSolution(
+            list(part.token_ids),
+            _token_logprobs(part),
+            stop_reason(part) is StopReason.EOS,
+            len(prefix),
+            computed,
+            self._pieces,
+            self.expand,
+        )
+        steps = await step_by_step(written, request)
+        return steps_and_rest(steps, written.tokens_past(steps))
+
+    async def _generate(
+        self, prefix: list[int], params: SamplingParams
+    ) -> tuple[RequestOutput, int]:
+        """What vLLM wrote, and how many tokens of the prefix it computed for all samples."""
         name = next(self._request_names)
-        computed = self._costs.expect(name, samples)
+        computed = self._costs.expect(name, params.n)
         try:
-            params = sampling_params(item, samples)
             outputs = self._engine.generate(tokens_input(prefix), params, name)
-            output = await last_output(outputs, PolicyError)
-            tokens_computed = await computed
+            return await last_output(outputs, PolicyError), await computed
         except EngineDeadError as error:
             raise engine_lost(self._spec, error) from error
         finally:
             computed.cancel()
-        completions = tuple(self._completion(part) for part in output.outputs)
-        return Expansion(completions * (item.n // samples), samples * len(prefix), tokens_computed)
 
     def _prefix(self, item: ExpandItem) -> list[int]:
         if not is_text(item.path.problem):
@@ -104,6 +130,20 @@ def sampling_params(item: ExpandItem, samples: int) -> SamplingParams:
         logprobs=0,
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
+
+
+def solution_params(item: ExpandItem) -> SamplingParams:
+    """The same for a whole solution: no end but its own, and no text, which is made of the ids."""
+    params = sampling_params(item, 1)
+    params.stop, params.detokenize = [], False
+    params.include_stop_str_in_output = False
+    return params
+
+
+def _token_logprobs(part: CompletionOutput) -> list[float]:
+    """The log-probability of each token that was sampled."""
+    pairs = zip(part.token_ids, part.logprobs or (), strict=True)
+    return [of_token[token].logprob if of_token else 0.0 for token, of_token in pairs]
 
 
 def stop_reason(part: CompletionOutput) -> StopReason:

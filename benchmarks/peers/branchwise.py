@@ -61,7 +61,8 @@ async def through_serve(task: Task, engines: Engines) -> list[Found]:
 def _count(task: Task, units: Sequence[UnitTables]) -> None:
     """The meters, from the tables: nothing of a unit passes through this process."""
     for tables in units:
-        task.meter.policy_tokens += tables.units["generated_policy_tokens"][0].as_py() or 0
+        sampled = ("generated_policy_tokens", "wasted_policy_tokens")
+        task.meter.policy_tokens += sum(tables.units[name][0].as_py() or 0 for name in sampled)
         task.meter.prm_tokens += tables.units["computed_prm_tokens"][0].as_py() or 0
         task.meter.scored += _scored_paths(tables, task.config.sampling.delimiter)
 

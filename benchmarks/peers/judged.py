@@ -106,7 +106,7 @@ def summarised(rows: Sequence[Row]) -> Summary:
     computed = [row.prm_tokens for row in rows]
     least = sum(row.prm_tokens_least for row in rows)
     return Summary(
-        _spread([row.policy_tokens / row.seconds for row in rows]),
+        _spread([_rate(row) for row in rows]),
         _spread([60 * len(row.problem_seconds) / row.seconds for row in rows]),
         float(np.percentile(times, 50)),
         float(np.percentile(times, 99)),
@@ -116,6 +116,23 @@ def summarised(rows: Sequence[Row]) -> Summary:
         float(np.mean([row.solutions for row in rows])),
         sum(len(row.errors) for row in rows),
     )
+
+
+def over_raw(rows: Sequence[Row]) -> dict[tuple[str, str, int], tuple[float, float, float]]:
+    """Tokens/s of each key over those of `raw` at the same N in the same repetition.
+
+    Median, lowest and highest repetition; nothing where `raw` was not run.
+    """
+    raw = {(row.n, row.repetition): row for row in rows if row.contestant == "raw"}
+    ratios: dict[tuple[str, str, int], list[float]] = {}
+    for row in rows:
+        if beside := raw.get((row.n, row.repetition)):
+            ratios.setdefault(row.key, []).append(_rate(row) / _rate(beside))
+    return {key: _spread(found) for key, found in ratios.items()}
+
+
+def _rate(row: Row) -> float:
+    return row.policy_tokens / row.seconds
 
 
 def _spread(values: Sequence[float]) -> tuple[float, float, float]:

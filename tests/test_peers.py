@@ -289,13 +289,13 @@ def test_rates_are_compared_with_raw_of_the_same_repetition() -> None:
         )
 
     rows = [row("raw", place, tokens) for place, tokens in enumerate([100, 200, 400])]
-    rows += [row("ours", place, tokens) for place, tokens in enumerate([50, 200, 100])]
-    ratios = over_raw([*rows, row("ours", 0, 7, n=64)])
-    assert ratios["ours", "best_of_n", 16] == (0.5, 0.25, 1.0)
+    rows += [row("branchwise", place, tokens) for place, tokens in enumerate([50, 200, 100])]
+    ratios = over_raw([*rows, row("branchwise", 0, 7, n=64)])
+    assert ratios["branchwise", "best_of_n", 16] == (0.5, 0.25, 1.0)
     assert ratios["raw", "best_of_n", 16] == (1.0, 1.0, 1.0)
-    assert ("ours", "best_of_n", 64) not in ratios
+    assert ("branchwise", "best_of_n", 64) not in ratios
     table = markdown(rows).splitlines()
-    assert [line.split("|")[3].strip() for line in table[2:]] == ["raw", "ours"]
+    assert [line.split("|")[3].strip() for line in table[2:]] == ["raw", "branchwise"]
 
 
 def test_what_is_not_installed_is_skipped_with_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ so that each policy is seen against all others.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jobs.budget_curves import Budgets, Priced
 from jobs.costs import Measure

@@ -1,4 +1,4 @@
-"""The report of one or several runs: figures of accuracy against N and cost, and a Markdown summary.
+"""The report of one or several runs: figures of accuracy against N and cost, and a summary.
 
 Invariant: everything is read from the tables of the run folders; nothing here needs Ray, a
 model or the machine that ran them, and equal tables give equal files.

@@ -293,7 +293,7 @@ class DifficultySettings(Section):
     """Limits of the three bins; those of `jobs.difficulty.Thresholds`, which loads more."""
 
     easy: float = Field(default=0.5, gt=0, le=1, description="Pass@1 from which a problem is easy")
-    hard: float = Field(default=0.1, gt=0, lt=1, description="Pass@1 below which it is hard")
+    hard: float = Field(default=0.1, gt=0, le=1, description="Pass@1 below which it is hard")
 
 
 class Recipe(Section):

@@ -38,8 +38,8 @@ class Spent:
     """Tokens of one search over one problem.
 
     sampled: by the policy, discarded, wasted and read-ahead ones too; generated: those of the tree;
-    scored: of the steps that the PRM was given; prompt: of the problem, which the policy reads once,
-    and so does the PRM. The tables do not have the PRM's own prompt: it is taken as equally long.
+    scored: of the steps that the PRM was given; prompt: of the problem, which the policy and the
+    PRM read once each. The tables do not have the PRM's own prompt: it is taken as equally long.
     """
 
     solutions: float

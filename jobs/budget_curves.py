@@ -156,8 +156,10 @@ class _Prices:
 
     def priced(self, point: Point, rule: str, scored: bool | None = None) -> Priced | None:
         """None if what the point cost is not known."""
-        needs_prm = STRATEGIES[point.strategy].uses_prm
-        splits = STRATEGIES[point.strategy].splits and not is_uneven(point.variant)
+        # What is no strategy of its own, as a routed search, is one point and costs what it cost.
+        kind = STRATEGIES.get(point.strategy)
+        splits = kind is not None and kind.splits and not is_uneven(point.variant)
+        needs_prm = kind is None or kind.uses_prm
         reads_prm = needs_prm if scored is None else scored
         places = self._places(point)
         if not places:

@@ -20,6 +20,7 @@ from jobs.difficulty import QUINTILES, Difficulty, Thresholds, quintiles, sample
 from jobs.intervals import accuracy_interval
 from jobs.reported_run import Choice, ReportedRun, correct_by_problem
 from search.config import is_uneven
+from search.strategies import STRATEGIES
 from search.subsampling import group_grid
 from search.votes import Floats
 
@@ -125,13 +126,23 @@ def _widest(run: ReportedRun) -> set[Search]:
     """Searches for independent samples, of each rule the widest: it holds the others' samples."""
     found: dict[tuple[str, str], Search] = {}
     for point in run.points:
-        if samples_independently(point.strategy) and not is_uneven(point.variant):
+        if _samples(point) and not is_uneven(point.variant):
             n = point.searched_n
             search = Search(point.policy, point.strategy, n, point.branching, n, point.variant)
             held = found.get((point.policy, point.rule))
             if held is None or n > held.n:
                 found[point.policy, point.rule] = search
     return set(found.values())
+
+
+def _samples(point: Point) -> bool:
+    return point.strategy in STRATEGIES and samples_independently(point.strategy)
+
+
+def _decides_nothing(point: Point) -> bool:
+    """Whether its solutions are others than those that decide bins. What is no strategy of its own,
+    as a routed search, begins with some of them."""
+    return point.strategy in STRATEGIES and not samples_independently(point.strategy)
 
 
 def _add(
@@ -185,7 +196,7 @@ def _values(
         if n in group_grid(search.n // 2):
             yield _bare(search, n), values
     for point in run.points:
-        if choice.shows(point) and not samples_independently(point.strategy):
+        if choice.shows(point) and _decides_nothing(point):
             yield _bare(point, point.n), correct_by_problem(run.answers, point)
 
 

@@ -30,7 +30,7 @@ AXES = {
     Measure.TOKENS: "tokens a problem, policy and PRM",
     Measure.FLOPS: "FLOPs a problem, policy and PRM",
 }
-Priceds = Sequence[tuple[ReportedRun, Budgets]]
+PricedRuns = Sequence[tuple[ReportedRun, Budgets]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class _Panel:
     measure: Measure
 
 
-def draw_budgets(runs: Priceds, png: Path, svg: Path) -> None:
+def draw_budgets(runs: PricedRuns, png: Path, svg: Path) -> None:
     """A panel a policy and measure, a line a strategy, 95 % intervals; equal runs, equal files.
 
     A measure that no run counts has no row.
@@ -66,7 +66,7 @@ def draw_budgets(runs: Priceds, png: Path, svg: Path) -> None:
         figure.savefig(svg, metadata={"Date": None})
 
 
-def _fill_panel(axis: "Axes", panel: _Panel, runs: Priceds) -> None:
+def _fill_panel(axis: "Axes", panel: _Panel, runs: PricedRuns) -> None:
     axis.set_title(panel_title(panel.policy, [run for run, _ in runs]), fontsize=10)
     axis.set_xscale("log")
     axis.set_xlabel(AXES[panel.measure])

@@ -22,7 +22,7 @@ from jobs.reported_run import Choice, ReportedRun, correct_by_problem
 from search.config import is_uneven
 from search.strategies import STRATEGIES
 from search.subsampling import group_grid
-from search.votes import Floats
+from search.votes import Flags, Floats
 
 BINS = tuple(map(str, Difficulty))
 FIFTHS = tuple(f"fifth {number}" for number in range(1, QUINTILES + 1))
@@ -45,7 +45,6 @@ class BinnedPoint:
 
     policy: str
     rule: str
-    strategy: str
     branching: int
     n: int
     bins: Mapping[str, BinAccuracy]
@@ -184,7 +183,7 @@ def _binned(policy: str, halves: _Halves, thresholds: Thresholds) -> BinnedPolic
     )
 
 
-def _chosen(ids: list[str], flags: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> list[str]:
+def _chosen(ids: list[str], flags: Flags) -> list[str]:
     return [name for name, flag in zip(ids, flags.tolist(), strict=True) if flag]
 
 
@@ -201,7 +200,7 @@ def _values(
 
 
 def _bare(search: Search | Point, n: int) -> BinnedPoint:
-    return BinnedPoint(search.policy, search.rule, search.strategy, search.branching, n, {})
+    return BinnedPoint(search.policy, search.rule, search.branching, n, {})
 
 
 def _point(
@@ -209,7 +208,7 @@ def _point(
 ) -> BinnedPoint:
     found = {name: _accuracy(values, problems) for name, problems in bins.items()}
     kept = {name: each for name, each in found.items() if each}
-    return BinnedPoint(bare.policy, bare.rule, bare.strategy, bare.branching, bare.n, kept)
+    return BinnedPoint(bare.policy, bare.rule, bare.branching, bare.n, kept)
 
 
 def _accuracy(values: Mapping[str, float], problems: Iterable[str]) -> BinAccuracy | None:

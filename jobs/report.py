@@ -74,10 +74,17 @@ class ReportFiles:
     @classmethod
     def under(cls, folder: Path, has_bins: bool) -> "ReportFiles":
         """The names they have in a folder."""
-        names = ("accuracy", "selection", "budgets")
-        figures = [folder / f"{name}.{kind}" for name in names for kind in ("png", "svg")]
-        bins = [folder / f"difficulty.{kind}" if has_bins else None for kind in ("png", "svg")]
-        return cls(folder / "report.md", *figures, *bins)
+        return cls(
+            folder / "report.md",
+            folder / "accuracy.png",
+            folder / "accuracy.svg",
+            folder / "selection.png",
+            folder / "selection.svg",
+            folder / "budgets.png",
+            folder / "budgets.svg",
+            folder / "difficulty.png" if has_bins else None,
+            folder / "difficulty.svg" if has_bins else None,
+        )
 
     @property
     def written(self) -> list[Path]:

@@ -13,7 +13,7 @@ from jobs.budget_curves import Budgets, Priced, budgets_of, frontier
 from jobs.costs import Measure
 from jobs.curves import Point
 from jobs.reported_run import Choice, ReportedRun, correct_by_problem, read_run
-from jobs.small_against_large import matches
+from jobs.small_against_large import Match, matches
 from search.rewards import Reduction
 from search.schemas import UNITS
 from search.votes import Vote
@@ -130,31 +130,47 @@ def test_engines_that_count_no_flops_have_no_such_curve(folder: Path, tmp_path: 
     assert find(budgets, "tiny", "dvts", 16).tokens > 0
 
 
+def gaps_by_n(run: ReportedRun, budgets: Budgets, match: Match) -> dict[int, tuple[float, float]]:
+    """Of the match's search at each N: cost, and how far it is ahead on problems that both have."""
+    theirs, found = correct_by_problem(run.answers, match.large.point), {}
+    for each in budgets.lines:
+        if (each.point.policy, each.rule) == (match.small.point.policy, match.small.rule):
+            ours = correct_by_problem(run.answers, each.point)
+            gaps = [ours[name] - theirs[name] for name in ours.keys() & theirs.keys()]
+            found[each.point.n] = each.flops, float(np.mean(gaps))
+    return found
+
+
 def test_a_match_is_the_cheapest_point_that_is_not_below(
     run: ReportedRun, budgets: Budgets
 ) -> None:
     found = matches(run, budgets)
-    singles = {each.point.policy: each for each in budgets.singles}
     pairs = {(m.small.point.policy, m.large.point.policy) for m in found}
     assert pairs == {("tiny", "middle"), ("tiny", "large"), ("middle", "large")}
+    assert any(match.keeps_up for match in found)
     for match in found:
-        small, large = match.small.point, singles[match.large.point.policy].point
-        theirs = correct_by_problem(run.answers, large)
-        behind, cheaper = {}, []
-        for each in budgets.lines:
-            same = (each.point.policy, each.rule) == (small.policy, match.small.rule)
-            if same:
-                ours = correct_by_problem(run.answers, each.point)
-                gaps = [ours[name] - theirs[name] for name in ours.keys() & theirs.keys()]
-                behind[each.point.n] = float(np.mean(gaps))
-                cheaper += [each.point.n] if each.flops < match.small.flops else []
-        assert match.comparison.difference == pytest.approx(behind[small.n])
+        small, gaps = match.small.point, gaps_by_n(run, budgets, match)
+        cost, ahead = gaps[small.n]
+        assert match.comparison.difference == pytest.approx(ahead)
+        assert match.keeps_up == any(gap >= -1e-12 for _, gap in gaps.values())
         if match.keeps_up:
-            assert behind[small.n] >= -1e-12
-            assert all(behind[n] < 0 for n in cheaper)
-        else:
-            assert behind[small.n] == max(behind.values()) < 0
-        sizes = PARAMETERS[large.policy] / PARAMETERS[small.policy]
+            assert ahead >= -1e-12
+            assert all(gap < 0 for price, gap in gaps.values() if price < cost)
+        sizes = PARAMETERS[match.large.point.policy] / PARAMETERS[small.policy]
         assert match.parameter_ratio == pytest.approx(sizes)
         assert match.flops_ratio == pytest.approx(match.small.flops / match.large.flops)
-    assert {match.keeps_up for match in found} == {True, False}
+        narrow = match.small.paper_flops / match.large.paper_flops
+        assert match.paper_flops_ratio == pytest.approx(narrow)
+
+
+def test_a_search_that_never_keeps_up_is_shown_at_its_best(tmp_path: Path) -> None:
+    skill = {"tiny": 0.1, "large": 0.95}
+    run = read_run(write_run(tmp_path / "run", skill, [("best_of_n", 4, 1)], 8))
+    budgets = budgets_of(run, CHOICE)
+    found = matches(run, budgets)
+    assert {match.small.rule for match in found} == {"best_of_n", "majority"}
+    for match in found:
+        gaps = [gap for _, gap in gaps_by_n(run, budgets, match).values()]
+        assert not match.keeps_up
+        assert match.comparison.difference == pytest.approx(max(gaps))
+        assert max(gaps) < 0

@@ -112,8 +112,10 @@ def test_problems_that_are_all_alike_are_as_accurate_in_every_bin(tmp_path: Path
 
 
 def test_fifths_hold_every_problem_once(tmp_path: Path) -> None:
-    table = np.random.default_rng(5).random((50, 8)) < np.linspace(0, 1, 50)[:, None]
-    folder = sampled_run(tmp_path / "run", lambda problem, sample: bool(table[problem, sample]), 50)
+    table = np.random.default_rng(5).random((50, 32)) < np.linspace(0.05, 0.95, 50)[:, None]
+    folder = sampled_run(
+        tmp_path / "run", lambda problem, sample: bool(table[problem, sample]), 50, 32
+    )
     found = binned(folder)
     [policy] = found.policies
     names = [name for fifth in policy.fifths.values() for name in fifth]
@@ -122,7 +124,7 @@ def test_fifths_hold_every_problem_once(tmp_path: Path) -> None:
     even = table[:, ::2].mean(axis=1)
     assert min(even[int(p[1:])] for p in easiest) >= max(even[int(p[1:])] for p in hardest)
     by_bins, by_fifths = found.at_full_n()[0]
-    assert (by_bins.rule, by_bins.n) == (by_fifths.rule, by_fifths.n) == ("best_of_n", 4)
+    assert (by_bins.rule, by_bins.n) == (by_fifths.rule, by_fifths.n) == ("best_of_n", 16)
 
 
 def test_without_independent_samples_there_are_no_bins(tmp_path: Path) -> None:

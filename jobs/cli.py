@@ -100,11 +100,11 @@ def report(
         Path | None, typer.Option(help="Where to write; else the first run's folder.")
     ] = None,
 ) -> None:
-    """Draw accuracy against N and write a summary, from the tables alone."""
+    """Draw accuracy against N, tokens and FLOPs and write a summary, from the tables alone."""
     from jobs.report import write_report
 
     files = write_report(runs, to or runs[0])
-    for path in (files.markdown, files.png, files.svg, files.selection_png, files.selection_svg):
+    for path in files.written:
         typer.echo(path)
 
 

@@ -54,6 +54,7 @@ def complaints_about(recipe: Recipe) -> Iterator[str]:
     yield from _policy_complaints(recipe.searches, names)
     yield from _repeated_searches(recipe.searches, names)
     yield from _protocol_complaints(recipe)
+    yield from _difficulty_complaints(recipe)
     for place, policy in enumerate(recipe.policies):
         yield from _thinking_complaints(f"policies.{place}.thinking", policy, recipe.searches)
 
@@ -149,6 +150,12 @@ def _repeated_searches(searches: Sequence[SearchSettings], names: Sequence[str])
                 what = f"{rule} with n={n} and the same branching"
                 yield f"searches.{place} repeats {what}: remove one"
             seen |= keys
+
+
+def _difficulty_complaints(recipe: Recipe) -> Iterator[str]:
+    easy, hard = recipe.difficulty.easy, recipe.difficulty.hard
+    if hard >= easy:
+        yield f"difficulty.hard={hard:g} is not below easy={easy:g}: choose hard < easy"
 
 
 def _protocol_complaints(recipe: Recipe) -> Iterator[str]:

@@ -1,11 +1,11 @@
-"""The report of one or several runs: a figure of accuracy against N, and a Markdown summary.
+"""The report of one or several runs: figures of accuracy against N and cost, and a summary.
 
 Invariant: everything is read from the tables of the run folders; nothing here needs Ray, a
 model or the machine that ran them, and equal tables give equal files.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from jobs.budget_curves import Budgets, budgets_of
+from jobs.budget_figure import draw_budgets
+from jobs.by_difficulty import ByDifficulty, by_difficulty
 from jobs.curves import PASS, Point, best_votes
+from jobs.difficulty_figure import draw_difficulty
 from jobs.leaves import leaf_coverage
 from jobs.report_figure import draw_accuracy
 from jobs.reported_run import (
@@ -31,6 +35,7 @@ from jobs.reported_run import (
 from jobs.selection import Selection, selections
 from jobs.selection import at_full_n as selections_at_full_n
 from jobs.selection_figure import draw_selection
+from jobs.small_against_large import matches
 from jobs.stops_report import stop_reports
 from search.errors import StorageError
 from search.rewards import Reduction
@@ -54,21 +59,54 @@ _COSTS = (
 
 @dataclass(frozen=True, slots=True)
 class ReportFiles:
-    """Where a report was written."""
+    """Where a report was written; `difficulty_*` only if a run has independent samples."""
 
     markdown: Path
     png: Path
     svg: Path
     selection_png: Path
     selection_svg: Path
+    budgets_png: Path
+    budgets_svg: Path
+    difficulty_png: Path | None
+    difficulty_svg: Path | None
 
     @classmethod
-    def under(cls, folder: Path) -> "ReportFiles":
+    def under(cls, folder: Path, has_bins: bool) -> "ReportFiles":
         """The names they have in a folder."""
-        figures = [
-            f"{name}.{kind}" for name in ("accuracy", "selection") for kind in ("png", "svg")
-        ]
-        return cls(folder / "report.md", *(folder / name for name in figures))
+        return cls(
+            folder / "report.md",
+            folder / "accuracy.png",
+            folder / "accuracy.svg",
+            folder / "selection.png",
+            folder / "selection.svg",
+            folder / "budgets.png",
+            folder / "budgets.svg",
+            folder / "difficulty.png" if has_bins else None,
+            folder / "difficulty.svg" if has_bins else None,
+        )
+
+    @property
+    def written(self) -> list[Path]:
+        """All of them."""
+        return [path for path in (getattr(self, field.name) for field in fields(self)) if path]
+
+
+@dataclass(frozen=True, slots=True)
+class _Reported:
+    """A run with all that its chapter and the figures are made from."""
+
+    run: ReportedRun
+    lost: list[Selection]
+    budgets: Budgets
+    difficulty: ByDifficulty
+
+    @classmethod
+    def of(cls, folder: Path, choice: Choice) -> "_Reported":
+        run = read_run(folder)
+        lost = selections(run, choice, leaf_coverage(folder))
+        bins = by_difficulty(run, choice, run.thresholds)
+        return cls(run, lost, budgets_of(run, choice), bins)
 
 
 def write_report(
@@ -77,45 +115,62 @@ def write_report(
     reduction: Reduction = Reduction.LAST,
     vote: Vote = Vote.WEIGHTED,
 ) -> ReportFiles:
-    """Writes report.md and its two figures, each as .png and .svg; raises StorageError.
+    """Writes report.md and its figures, each as .png and .svg; raises StorageError.
 
-    reduction, vote: what the figure and the first tables show. Several runs share one figure
+    reduction, vote: what the figures and the first tables show. Several runs share the figures
     and have a chapter each.
     """
-    runs, choice = [read_run(Path(path)) for path in run_dirs], Choice(reduction, vote)
-    files = ReportFiles.under(folder)
-    lost = [
-        selections(run, choice, leaf_coverage(Path(path)))
-        for run, path in zip(runs, run_dirs, strict=True)
-    ]
+    choice = Choice(reduction, vote)
+    reported = [_Reported.of(Path(path), choice) for path in run_dirs]
+    files = ReportFiles.under(folder, any(each.difficulty.policies for each in reported))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        draw_accuracy(runs, choice, files.png, files.svg)
-        labelled = [(run.label, found) for run, found in zip(runs, lost, strict=True)]
-        draw_selection(labelled, files.selection_png, files.selection_svg)
-        files.markdown.write_text(_markdown(runs, choice, lost), encoding="utf-8")
+        _draw(reported, choice, files)
+        files.markdown.write_text(_markdown(reported, choice), encoding="utf-8")
     except OSError as error:
         raise StorageError(f"cannot write the report to {folder}: {error}") from error
     return files
 
 
-def _markdown(runs: list[ReportedRun], choice: Choice, lost: list[list[Selection]]) -> str:
-    from jinja2 import Environment, StrictUndefined
+def _draw(reported: list[_Reported], choice: Choice, files: ReportFiles) -> None:
+    runs = [each.run for each in reported]
+    draw_accuracy(runs, choice, files.png, files.svg)
+    lost = [(each.run.label, each.lost) for each in reported]
+    draw_selection(lost, files.selection_png, files.selection_svg)
+    priced = [(each.run, each.budgets) for each in reported]
+    draw_budgets(priced, files.budgets_png, files.budgets_svg)
+    if files.difficulty_png and files.difficulty_svg:
+        bins = [(each.run.label, each.difficulty) for each in reported]
+        draw_difficulty(bins, files.difficulty_png, files.difficulty_svg)
 
-    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+
+def _markdown(reported: list[_Reported], choice: Choice) -> str:
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FunctionLoader(_template),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters.update(
         percent=_percent, points=_points, number=count_in_words, cell=_table_cell
     )
-    text = resources.files("jobs").joinpath(_TEMPLATE).read_text(encoding="utf-8")
-    chapters = [
-        _chapter(run, choice) | {"lost": selections_at_full_n(found)}
-        for run, found in zip(runs, lost, strict=True)
-    ]
-    return environment.from_string(text).render(chapters=chapters, choice=choice)
+    return environment.get_template(_TEMPLATE).render(
+        chapters=[_chapter(each, choice) for each in reported],
+        choice=choice,
+        counts_flops=any(each.budgets.counts_flops for each in reported),
+        has_bins=any(each.difficulty.policies for each in reported),
+    )
 
 
-def _chapter(run: ReportedRun, choice: Choice) -> Row:
+def _template(name: str) -> str:
+    return resources.files("jobs").joinpath(name).read_text(encoding="utf-8")
+
+
+def _chapter(reported: _Reported, choice: Choice) -> Row:
     """What the template says of one run."""
+    run = reported.run
     errors = run.units.filter(pc.equal(run.units["status"], "error"))
     bad = run.problems.filter(pc.is_valid(run.problems["error"]))
     compared = comparisons(run, choice)
@@ -140,6 +195,10 @@ def _chapter(run: ReportedRun, choice: Choice) -> Row:
         "failed_units": len(errors),
         "agreement": _agreement(run.grades),
         "shown_errors": SHOWN_ERRORS,
+        "lost": selections_at_full_n(reported.lost),
+        "budgets": reported.budgets,
+        "matches": matches(run, reported.budgets),
+        "difficulty": reported.difficulty,
     }
 
 

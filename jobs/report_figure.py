@@ -54,7 +54,7 @@ def _fill_panels(
     choice: Choice,
 ) -> None:
     for axis, policy in zip(axes, panels, strict=False):
-        axis.set_title(_panel_title(policy, runs), fontsize=10)
+        axis.set_title(panel_title(policy, runs), fontsize=10)
         for place, run in enumerate(runs):
             _draw_baseline(axis, run, place, len(runs) > 1)
             _draw_lines(axis, run, policy, place, choice, len(runs) > 1)
@@ -63,7 +63,7 @@ def _fill_panels(
     label_axes(axes[: len(panels)], [p.n for run in runs for p in run.points])
     for axis in axes[: len(panels) : PANELS_A_ROW]:
         axis.set_ylabel("accuracy")
-    named = {label: line for a in axes for line, label in zip(*_legend_of(a), strict=True)}
+    named = labelled(axes)
     ordered = sorted(named, key=lambda label: named[label].get_linestyle() == "--")
     if named:
         handles, longest = [named[label] for label in ordered], max(map(len, named))
@@ -72,12 +72,18 @@ def _fill_panels(
         figure.legend(handles, ordered, loc="outside lower center", ncols=columns, frameon=False)
 
 
+def labelled(axes: list["Axes"]) -> dict[str, Any]:
+    """What a legend for all panels shows: each label once, with a line that has it."""
+    return {label: line for a in axes for line, label in zip(*_legend_of(a), strict=True)}
+
+
 def _legend_of(axis: "Axes") -> tuple[list[Any], list[str]]:
     handles, labels = axis.get_legend_handles_labels()
     return list(handles), [str(label) for label in labels]
 
 
-def _panel_title(policy: str, runs: list[ReportedRun]) -> str:
+def panel_title(policy: str, runs: list[ReportedRun]) -> str:
+    """A policy with its size, if any run tells it."""
     size = max(run.parameters.get(policy, 0.0) for run in runs)
     return f"policy {policy}" + (f" ({count_in_words(size)} parameters)" if size else "")
 
@@ -98,10 +104,10 @@ def label_axes(axes: list["Axes"], ns: list[int]) -> None:
         axis.grid(axis="y", color="0.9", linewidth=0.8)
         axis.set_axisbelow(True)
         axis.xaxis.set_tick_params(labelbottom=True)
-        axis.set_ylim(*_accuracy_range(axis.get_ylim()))
+        axis.set_ylim(*accuracy_range(axis.get_ylim()))
 
 
-def _accuracy_range(limits: tuple[float, float]) -> tuple[float, float]:
+def accuracy_range(limits: tuple[float, float]) -> tuple[float, float]:
     """The drawn range inside 0 to 1, and never so narrow that noise looks like a trend."""
     low, high = max(0.0, limits[0]), min(1.02, limits[1])
     middle = (low + high) / 2
@@ -125,17 +131,22 @@ def _draw_lines(
         kinds = sorted({(p.rule, p.branching) for p in run.points if p.strategy == strategy})
         for number, kind in enumerate(kinds):
             line = [p for p in shown if (p.rule, p.branching) == kind]
-            label = _line_name(kind, kinds) + (f", {run.label}" if several else "")
-            dash = _RUN_STYLES[(place + number) % len(_RUN_STYLES)]
+            label = line_name(kind, kinds) + (f", {run.label}" if several else "")
+            dash = line_dash(place + number)
             look = strategy_look(strategy, number)
             _draw_line(axis, sorted(line, key=lambda p: p.n), look, dash, label)
 
 
-def _line_name(kind: tuple[str, int], kinds: list[tuple[str, int]]) -> str:
+def line_name(kind: tuple[str, int], kinds: list[tuple[str, int]]) -> str:
     """A rule, with its branching where there are several."""
     rule, branching = kind
     several = len({width for name, width in kinds if name == rule}) > 1
     return rule + (f", M = {branching}" if several else "")
+
+
+def line_dash(number: int) -> Any:
+    """What tells runs and variants apart that have one colour."""
+    return _RUN_STYLES[number % len(_RUN_STYLES)]
 
 
 def strategy_look(strategy: str, variant: int = 0) -> tuple[str, str]:

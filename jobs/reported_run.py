@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from jobs.costs import model_parameters
 from jobs.curves import NO_REDUCTION, SOLUTION_COLUMNS, Point, single_samples, summary
+from jobs.difficulty import Thresholds
 from jobs.intervals import clustered_interval
 from jobs.results import load_record, load_table, table_parts
 from search.errors import StorageError
@@ -80,6 +81,11 @@ class ReportedRun:
     def label(self) -> str:
         """The run's id."""
         return str(self.record["run_id"])
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """From which pass@1 on a problem is easy, and below which it is hard: the recipe's."""
+        return Thresholds(**self.record.get("recipe", {}).get("difficulty", {}))
 
     def solution_parts(self) -> Iterator[pa.Table]:
         """The graded solutions without their texts, some problems at a time."""
@@ -161,10 +167,11 @@ def comparisons(run: ReportedRun, choice: Choice) -> list[Comparison]:
         return []
     fulls = at_full_n(point for point in run.points if choice.shows(point))
     fulls.sort(key=lambda point: run.policies.index(point.policy))
-    return [_compared(run, point, single) for point in fulls]
+    return [compared(run, point, single) for point in fulls]
 
 
-def _compared(run: ReportedRun, point: Point, single: Point) -> Comparison:
+def compared(run: ReportedRun, point: Point, single: Point) -> Comparison:
+    """A point against a single sample, paired by problem; NaN without a shared problem."""
     ours, theirs = correct_by_problem(run.answers, point), correct_by_problem(run.answers, single)
     shared = sorted(ours.keys() & theirs.keys())
     pairs = np.array([ours[problem] - theirs[problem] for problem in shared])

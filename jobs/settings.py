@@ -289,6 +289,13 @@ class ClusterSettings(Section):
     gpu_memory_gib: PositiveFloat | None = optional("Memory of one GPU; 80 is assumed if null")
 
 
+class DifficultySettings(Section):
+    """Limits of the three bins; those of `jobs.difficulty.Thresholds`, which loads more."""
+
+    easy: float = Field(default=0.5, gt=0, le=1, description="Pass@1 from which a problem is easy")
+    hard: float = Field(default=0.1, gt=0, le=1, description="Pass@1 below which it is hard")
+
+
 class Recipe(Section):
     """All that a run depends on."""
 
@@ -311,6 +318,9 @@ class Recipe(Section):
     )
     max_entropy_lambda: float = Field(
         default=1.0, ge=0, description="Lambda of the weights in the table samples"
+    )
+    difficulty: DifficultySettings = Field(
+        default=DifficultySettings(), description="Bins of problems in the report"
     )
     limits: LimitSettings = Field(
         default=LimitSettings(), description="Limits of steps and solutions"

@@ -147,7 +147,8 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_report_is_written_beside_the_tables(run_folder: Path) -> None:
     answer = branchwise("report", run_folder)
-    figures = [f"{name}.{kind}" for name in ("accuracy", "selection") for kind in ("png", "svg")]
+    drawn = ("accuracy", "selection", "budgets", "difficulty")
+    figures = [f"{name}.{kind}" for name in drawn for kind in ("png", "svg")]
     names = ["report.md", *figures]
     assert (answer.code, answer.err) == (0, "")
     assert answer.out.splitlines() == [str(run_folder / name) for name in names]

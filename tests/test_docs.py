@@ -21,6 +21,7 @@ from jobs.results import RunRecord
 from jobs.settings import (
     AllocationSettings,
     ClusterSettings,
+    DifficultySettings,
     LimitSettings,
     ModelSettings,
     PolicySettings,
@@ -65,6 +66,7 @@ SECTIONS: dict[str, tuple[type[BaseModel], type[BaseModel]]] = {
     "`searches`": (SearchSettings, BaseModel),
     "`stop`": (StopSettings, BaseModel),
     "`allocation`": (AllocationSettings, BaseModel),
+    "`difficulty`": (DifficultySettings, BaseModel),
     "`limits`": (LimitSettings, BaseModel),
     "`sampling`": (SamplingSettings, BaseModel),
     "`work`": (WorkSettings, BaseModel),

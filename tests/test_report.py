@@ -157,6 +157,44 @@ def test_a_report_says_what_was_run_and_what_came_out(tmp_path: Path) -> None:
     assert "nan" not in text
 
 
+def test_a_report_says_what_accuracy_costs_and_by_difficulty(tmp_path: Path) -> None:
+    files = write_report([write_run(tmp_path / "demo", LADDER)], tmp_path / "report")
+    text = files.markdown.read_text()
+    assert all(path.stat().st_size > 10_000 for path in files.written)
+    assert {path.name for path in files.written if path.suffix == ".png"} == {
+        "accuracy.png",
+        "selection.png",
+        "budgets.png",
+        "difficulty.png",
+    }
+    costs = text[text.index("### Accuracy against cost") :]
+    assert "| tiny | one sample | 1 | 1 |" in costs
+    assert "| tokens from | policy |" in costs
+    assert "| FLOPs from | policy |" in costs
+    bins = text[text.index("### Accuracy by difficulty") :]
+    assert "(tiny: 16, middle: 16, large: 16 a problem)" in " ".join(bins.split())
+    assert "| tiny | best_of_n | 1 | 8 |" in bins
+    assert "| tiny | dvts | 4 | 16 |" in bins
+    pairs = text[text.index("larger policy | keeps up") :]
+    assert "| tiny | dvts | 4 | large |" in pairs
+    assert "| 1 : 34 |" in pairs
+    assert "| 1 : 6.8 |" in pairs
+
+
+def test_a_report_without_flops_or_samples_says_so(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "demo", LADDER, [("dvts", 16, 4)])
+    rows = [row | {"flops": 0.0} for row in load_table(run, "units").to_pylist()]
+    pq.write_table(pa.Table.from_pylist(rows, UNITS), run / "units.parquet")
+    files = write_report([run], tmp_path)
+    text = files.markdown.read_text()
+    assert "FLOPs are left out: the engines of this run count none" in text
+    assert "FLOPs from" not in text
+    assert "No bins for tiny, middle, large" in text
+    assert files.difficulty_png is None
+    assert "difficulty.png" not in text
+    assert "| unknown | x " in text
+
+
 def test_variants_have_lines_of_their_own(tmp_path: Path) -> None:
     searches = [("dvts", 16, 4), ("dvts lookahead=1", 16, 4), ("rebase", 16, 1)]
     run = write_run(tmp_path / "demo", LADDER, searches)
@@ -231,6 +269,8 @@ def test_equal_tables_give_equal_files(tmp_path: Path) -> None:
     assert one.selection_svg.read_bytes() == other.selection_svg.read_bytes()
     assert one.selection_png.read_bytes() == other.selection_png.read_bytes()
     assert one.markdown.read_bytes() == other.markdown.read_bytes()
+    for ours, theirs in zip(one.written, other.written, strict=True):
+        assert ours.read_bytes() == theirs.read_bytes()
 
 
 def test_several_runs_share_a_figure(tmp_path: Path) -> None:

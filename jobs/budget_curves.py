@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jobs.costs import COSTS, PAPER_FLOPS, Measure, costs_at, problem_costs
+from jobs.budgets import Measure
+from jobs.costs import COSTS, PAPER_FLOPS, costs_at, problem_costs
 from jobs.curves import Point, single_samples
 from jobs.difficulty import samples_independently
 from jobs.evidence import SEARCH_KEY

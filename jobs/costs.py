@@ -6,26 +6,15 @@ published numbers, and is never a budget.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from jobs.budgets import Measure
 from search.budget import FLOPS_PER_PARAMETER_AND_TOKEN
-from search.errors import RecipeError
 from search.votes import Floats
-
-
-class Measure(StrEnum):
-    """What a budget is counted in."""
-
-    SOLUTIONS = "solutions"
-    TOKENS = "tokens"
-    FLOPS = "flops"
-
 
 # Liu et al. 2025 (arXiv 2502.06703), table 4: 2 x policy parameters x generated tokens.
 PAPER_FLOPS = "paper_flops"
@@ -38,30 +27,6 @@ WRITTEN = (
 )
 PRM_TOKENS = "computed_prm_tokens"
 _SUMMED = ("solutions", *WRITTEN, PRM_TOKENS, "flops")
-
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """What one problem may cost, the probe included."""
-
-    amount: float
-    measure: Measure = Measure.SOLUTIONS
-
-    def __str__(self) -> str:
-        return f"{self.amount:g} {self.measure}"
-
-
-def parse_budget(text: str) -> Budget:
-    """`64 solutions`, `2e5 tokens` or `1e12 flops`; a number alone counts solutions."""
-    amount, _, measure = text.strip().partition(" ")
-    try:
-        budget = Budget(float(amount), Measure(measure.strip() or Measure.SOLUTIONS))
-    except ValueError:
-        wanted = f"a number and one of {', '.join(Measure)}, such as '64 solutions'"
-        raise RecipeError(f"cannot read the budget {text!r}: write {wanted}") from None
-    if not 0.0 < budget.amount < np.inf:
-        raise RecipeError(f"the budget {text!r} must be a number above 0")
-    return budget
 
 
 def model_parameters(units: pa.Table, policy: str) -> tuple[float, float]:
@@ -110,6 +75,12 @@ def _costs(row: Mapping[str, Any], parameters: Mapping[str, float]) -> Floats:
     size = parameters.get(row["policy"], 0.0)
     narrow = FLOPS_PER_PARAMETER_AND_TOKEN * size * row["generated_policy_tokens_sum"]
     return np.array([row["solutions_sum"], tokens, row["flops_sum"], narrow], dtype=np.float64)
+
+
+def tokens_and_flops(units: pa.Table) -> tuple[int, float]:
+    """What units cost together, counted as budgets are; units that failed count nothing."""
+    tokens = sum(int(_filled(units, name).sum()) for name in (*WRITTEN, PRM_TOKENS))
+    return tokens, float(_filled(units, "flops").sum())
 
 
 def costs_at(costs: Floats, n: int, splits: bool) -> Floats:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs.intervals import accuracy_interval
-from search.config import is_uneven
+from search.config import COMPUTE_OPTIMAL, is_routed, is_uneven
 from search.rewards import Reduction, reduce_rewards
 from search.schemas import ANSWERS
 from search.seeds import derive_seed
@@ -24,6 +24,8 @@ from search.subsampling import expected_max, expected_pass, expected_sums, group
 from search.votes import Ballots, Floats, Vote, decide
 
 PASS = "pass"
+# The vote of compute-optimal searches: each route names its own.
+ROUTE_VOTE = "route"
 NO_REDUCTION = "none"
 _SEARCH = ("policy", "strategy", "n", "branching", "keep", "variant")
 _COLUMNS = (*_SEARCH, "problem_id", "subtree", "solution_id")
@@ -135,8 +137,19 @@ def answers_of_parts(
 def solutions_by_problem(
     solutions: pa.Table, problem_ids: Sequence[str] | None = None
 ) -> Iterator[tuple[Search, str, pa.Table]]:
-    """Each search, each of its problems in turn (None for all), and the solutions of both."""
-    yield from _slices(_sorted(solutions, problem_ids))
+    """Each search, each of its problems in turn (None for all), and the solutions of both.
+
+    Probes and routes of compute-optimal searches are no searches of their own and left out.
+    """
+    yield from _slices(without_routed(_sorted(solutions, problem_ids)))
+
+
+def without_routed(rows: pa.Table) -> pa.Table:
+    """Rows with the columns of a search, without those of compute-optimal searches."""
+    variants = pc.unique(rows["variant"]).to_pylist()
+    if routed := [name for name in variants if is_routed(name)]:
+        return rows.filter(pc.invert(pc.is_in(rows["variant"], pa.array(routed)))).combine_chunks()
+    return rows
 
 
 def accuracy_at(
@@ -330,6 +343,11 @@ class Point:
     ci_high: float | None
 
     @property
+    def is_routed(self) -> bool:
+        """Whether it is of a compute-optimal search: no tree and no vote of its own."""
+        return self.strategy == COMPUTE_OPTIMAL
+
+    @property
     def rule(self) -> str:
         """The strategy, with what is not default about it: the name of a line."""
         return f"{self.strategy} {self.variant}".rstrip()
@@ -360,7 +378,8 @@ def best_votes(points: Iterable[Point]) -> dict[tuple[str, str], Point]:
     best: dict[tuple[str, str], Point] = {}
     for point in points:
         held = best.get((point.policy, point.rule))
-        if point.vote != PASS and (held is None or _rank(point) > _rank(held)):
+        votes = point.vote not in (PASS, ROUTE_VOTE)
+        if votes and (held is None or _rank(point) > _rank(held)):
             best[point.policy, point.rule] = point
     return best
 

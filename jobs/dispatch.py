@@ -16,10 +16,23 @@ from cluster.fanout import UnitTables
 from jobs.results import RunWriter
 from search.partition import WorkUnit
 from search.problem import Problem
-from search.schemas import SOLUTIONS
+from search.schemas import SOLUTIONS, UNITS
 
-# Runs units of a problem that is under way and returns their solutions, not graded.
-Run: TypeAlias = "Callable[[Sequence[WorkUnit]], Awaitable[pa.Table]]"
+# What a unit brought: rows of `SOLUTIONS`, not graded, and its row of `UNITS`.
+_Brought: TypeAlias = "asyncio.Future[tuple[pa.Table, pa.Table]]"
+
+
+class Run(Protocol):
+    """What one search has run of a problem that is under way, and a way to run more of it."""
+
+    async def __call__(self, units: Sequence[WorkUnit]) -> pa.Table:
+        """Runs units and returns their solutions, not graded."""
+        ...
+
+    @property
+    def units(self) -> pa.Table:
+        """Rows of `UNITS` of all that came back, the first units among them: what they cost."""
+        ...
 
 
 class SearchPlan(Protocol):
@@ -51,7 +64,7 @@ class Dispatch:
     ) -> None:
         self.backlog = Backlog(self._started(problems), is_open=True)
         self._plans, self._writer, self._commit, self._tasks = plans, writer, commit, tasks
-        self._waiting: dict[str, asyncio.Future[pa.Table]] = {}
+        self._waiting: dict[str, _Brought] = {}
         self._under_way, self._all_started = 0, False
         self.later_units = 0
 
@@ -59,7 +72,7 @@ class Dispatch:
         """Writes what a unit left, and passes its solutions on."""
         self._writer.add("nodes", done.nodes)
         self._writer.add("units", done.units)
-        self._waiting.pop(done.unit.unit_id).set_result(done.solutions)
+        self._waiting.pop(done.unit.unit_id).set_result((done.solutions, done.units))
 
     def _started(self, problems: Iterable[Problem]) -> Iterator[WorkUnit]:
         """The first units of each problem, which is under way from then on."""
@@ -72,9 +85,7 @@ class Dispatch:
         self._all_started = True
         self._close_when_done()
 
-    async def _search(
-        self, problem: Problem, coming: Sequence["Sequence[asyncio.Future[pa.Table]]"]
-    ) -> None:
+    async def _search(self, problem: Problem, coming: "Sequence[Sequence[_Brought]]") -> None:
         async with asyncio.TaskGroup() as tasks:
             searches = [
                 tasks.create_task(self._finished(problem, plan, units))
@@ -85,17 +96,18 @@ class Dispatch:
         self._close_when_done()
 
     async def _finished(
-        self, problem: Problem, plan: SearchPlan, coming: "Sequence[asyncio.Future[pa.Table]]"
+        self, problem: Problem, plan: SearchPlan, coming: "Sequence[_Brought]"
     ) -> pa.Table:
-        return await plan.finish(problem, await _solutions(coming), self._run)
+        run = _ProblemRun(self._more)
+        return await plan.finish(problem, await run.back(coming), run)
 
-    async def _run(self, units: Sequence[WorkUnit]) -> pa.Table:
+    def _more(self, units: Sequence[WorkUnit]) -> "list[_Brought]":
         coming = self._expected(units)
         self.later_units += len(units)
         self.backlog.add(units)
-        return await _solutions(coming)
+        return coming
 
-    def _expected(self, units: Sequence[WorkUnit]) -> "list[asyncio.Future[pa.Table]]":
+    def _expected(self, units: Sequence[WorkUnit]) -> "list[_Brought]":
         loop = asyncio.get_running_loop()
         self._waiting |= {unit.unit_id: loop.create_future() for unit in units}
         return [self._waiting[unit.unit_id] for unit in units]
@@ -105,5 +117,22 @@ class Dispatch:
             self.backlog.close()
 
 
-async def _solutions(coming: "Sequence[asyncio.Future[pa.Table]]") -> pa.Table:
-    return pa.concat_tables([SOLUTIONS.empty_table(), *[await each for each in coming]])
+class _ProblemRun:
+    """A `Run`; `more` starts units."""
+
+    def __init__(self, more: "Callable[[Sequence[WorkUnit]], list[_Brought]]") -> None:
+        self._more, self._rows = more, [UNITS.empty_table()]
+
+    async def __call__(self, units: Sequence[WorkUnit]) -> pa.Table:
+        return await self.back(self._more(units))
+
+    async def back(self, coming: "Sequence[_Brought]") -> pa.Table:
+        """The solutions of units that were started."""
+        brought = [await each for each in coming]
+        self._rows += [units for _, units in brought]
+        solutions = [solutions for solutions, _ in brought]
+        return pa.concat_tables([SOLUTIONS.empty_table(), *solutions])
+
+    @property
+    def units(self) -> pa.Table:
+        return pa.concat_tables(self._rows)

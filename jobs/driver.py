@@ -24,10 +24,13 @@ from jobs.dispatch import Dispatch
 from jobs.fit import check_fit
 from jobs.grading import Graders
 from jobs.models import policy_spec, prm_spec
-from jobs.plan_searches import search_plans, stops_table
+from jobs.plan_searches import routed_solutions, search_plans, stops_table
 from jobs.progress import ProgressDisplay
 from jobs.recipe import recipe_digest
-from jobs.results import RunWriter, new_record, table_parts, write_table
+from jobs.results import RunWriter, load_table, new_record, table_parts, write_table
+from jobs.routed_checks import check_overlap
+from jobs.routes_rows import routes_rows
+from jobs.routes_table import routed_answers
 from jobs.samples import SAMPLE_COLUMNS, samples_of_parts
 from jobs.settings import Recipe
 from search.problem import Problem
@@ -53,6 +56,7 @@ def run_recipe(recipe: Recipe, address: str | None, console: Console) -> RunOutc
 
 async def _run(recipe: Recipe, address: str | None, console: Console) -> RunOutcome:
     loaded = load_problems(recipe.data)
+    check_overlap(recipe, [row for row in loaded if isinstance(row, Problem)])
     record = new_record(recipe.name, recipe.model_dump(mode="json"), recipe_digest(recipe))
     with RunWriter(Path(recipe.runs_folder), record) as writer:
         searched = await _search_all(recipe, address, loaded, writer, console)
@@ -113,7 +117,9 @@ async def _search(
     bound = admission(recipe, site.policy_name, len(problems))
 
     async def commit(problem: Problem, solutions: pa.Table) -> None:
-        progress.finish_problem(await commits.commit(problem, solutions))
+        checked = await commits.commit(problem, solutions)
+        writer.add("routes", routes_rows(plans, site.policy_name, problem, checked))
+        progress.finish_problem(checked)
 
     each = sum(len(plan.first_units(problem)) for problem in problems[:1] for plan in plans)
     first_units = each * len(problems)
@@ -132,7 +138,8 @@ async def _search(
 def admission(recipe: Recipe, policy: str, problems: int) -> Admission:
     """What a policy's replicas can hold, and how much of it a task carries."""
     [settings] = [each for each in recipe.policies if each.name == policy]
-    solutions = problems * sum(config.n for config in recipe.search_configs(policy))
+    each = sum(config.n for config in recipe.search_configs(policy))
+    solutions = problems * (each + routed_solutions(recipe, policy))
     work = recipe.work
     return admission_of(
         solutions,
@@ -202,4 +209,6 @@ def _write_answers(folder: Path, problems: list[Problem], recipe: Recipe) -> Non
     parts = table_parts(folder, "solutions", SAMPLE_COLUMNS)
     write_table(folder, "samples", samples_of_parts(parts, ids, recipe.max_entropy_lambda))
     parts = table_parts(folder, "solutions", SOLUTION_COLUMNS)
-    write_table(folder, "answers", answers_of_parts(parts, ids, recipe.seed))
+    answers = answers_of_parts(parts, ids, recipe.seed)
+    routed = routed_answers(load_table(folder, "routes"))
+    write_table(folder, "answers", pa.concat_tables([answers, routed]))

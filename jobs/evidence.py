@@ -249,6 +249,7 @@ def _reductions(recipe: dict[str, Any]) -> dict[tuple[Any, ...], Reduction]:
             search.get("reduction") or Reduction.LAST
         )
         for search in recipe.get("searches", [])
+        if "n" in search
         for policy in recipe.get("policies", [])
         for n in search["n"]
         if not search.get("policies") or policy["name"] in search["policies"]

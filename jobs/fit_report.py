@@ -5,7 +5,7 @@ Invariant: every number comes from the artifact, so a report can be printed agai
 
 from collections.abc import Iterator
 
-from jobs.costs import Measure
+from jobs.budgets import Measure
 from jobs.difficulty import Difficulty
 from jobs.reported_run import count_in_words
 from jobs.routes import Artifact, Estimate, LearnedPolicy, Validation

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from jobs.best_routes import best_route, best_routes, routed, weighted_interval
-from jobs.costs import COSTS, Budget, Measure
+from jobs.budgets import Budget, Measure
+from jobs.costs import COSTS
 from jobs.difficulty import Difficulty, Thresholds
 from jobs.evidence import Evidence, Learned, gather
 from jobs.intervals import clustered_interval

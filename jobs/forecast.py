@@ -13,6 +13,7 @@ from rich.table import Table
 from jobs.gpu_types import GPUType, gpu_type
 from jobs.plan import PLAIN_WIDTH
 from jobs.prediction import Job, Split
+from jobs.routed_checks import check_plan
 from jobs.settings import Recipe
 from jobs.splits import RunPrediction, best_splits, half_of, jobs_of
 from jobs.step_statistics import assumed_steps, measured_steps
@@ -85,7 +86,8 @@ def question(
 
 
 def forecast(recipe: Recipe, asked: Question) -> Forecast:
-    """Simulates the recipe on the splits worth trying."""
+    """Simulates the recipe on the splits worth trying; raises RecipeError as `plan_run` does."""
+    check_plan(recipe)
     models = [_steps(recipe, asked, policy.name or policy.model) for policy in recipe.policies]
     jobs = jobs_of(recipe, asked.gpu, models)
     own = Split(recipe.policies[0].replicas, recipe.prm.replicas if recipe.prm else 0)

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from jobs.curves import Search
+from jobs.curves import Search, without_routed
 from jobs.grader_process import Verdict, verdict_at_sight
 from jobs.results import load_table, table_parts
 from search.answers import boxed_answer
@@ -57,7 +57,8 @@ class LeafCoverage:
 
 def leaf_coverage(folder: Path) -> list[LeafCoverage]:
     """Every search of a run; raises StorageError if a table cannot be read."""
-    parts = [part for part in table_parts(folder, "solutions", _GRADED) if len(part)]
+    read = map(without_routed, table_parts(folder, "solutions", _GRADED))
+    parts = [part for part in read if len(part)]
     if not parts:
         return []
     solutions = pa.concat_tables(parts)
@@ -75,7 +76,9 @@ def left_out(folder: Path, solutions: pa.Table) -> pa.Table:
     """
     counted, found = solutions.select(_NODE), []
     for part in table_parts(folder, "nodes", [*_LEAF, "parent_id", "text", "stop_reason"]):
-        leaves = _finished(part).join(counted, keys=list(_NODE), join_type="left anti")
+        leaves = _finished(without_routed(part)).join(
+            counted, keys=list(_NODE), join_type="left anti"
+        )
         answers = pa.array(list(_answers(part, leaves)), pa.string())
         found.append(leaves.select(_LEAF).append_column("answer", answers))
     schema = pa.schema([*(NODES.field(name) for name in _LEAF), pa.field("answer", pa.string())])

@@ -18,6 +18,7 @@ from jobs.fit import (
     model_fits,
     readable,
 )
+from jobs.routed_checks import check_plan
 from jobs.settings import ModelSettings, Recipe
 from search.config import Compat, SearchConfig
 from search.partition import partition
@@ -54,7 +55,8 @@ class RunPlan:
 
 
 def plan_run(recipe: Recipe) -> RunPlan:
-    """Plans a resolved recipe."""
+    """Plans a resolved recipe; raises RecipeError for what is decided while a run goes on."""
+    check_plan(recipe)
     configs = [c for policy in recipe.policies for c in recipe.search_configs(policy.name)]
     spu = recipe.work.solutions_per_unit
     anything = Problem("p", "", "")

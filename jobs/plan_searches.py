@@ -7,15 +7,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from jobs.budgets import Budget
 from jobs.commits import graded
 from jobs.dispatch import SearchPlan
 from jobs.grading import Graders
+from jobs.route_choosers import chooser_of
+from jobs.routed_search import RoutedSearch, most_solutions
+from jobs.routed_settings import RoutedSettings
+from jobs.routes import PROBE_STRATEGY
 from jobs.search_plans import Judge, StoppingSearch, WeightedSearch, WholeSearch
 from jobs.settings import AllocationSettings, Recipe, SearchSettings, StopSettings
 from jobs.stopping import Stopping, StopRule
-from search.config import SearchConfig
+from search.config import Limits, SearchConfig
 from search.max_entropy import max_entropy_weight
 from search.problem import Problem
+from search.protocols import Sampling
+from search.rewards import Reduction
 from search.schemas import STOPS
 from search.votes import Vote
 
@@ -23,10 +30,44 @@ from search.votes import Vote
 def search_plans(recipe: Recipe, policy: str, problems: int, graders: Graders) -> list[SearchPlan]:
     """What a policy does with every problem, search by search."""
     size = recipe.work.solutions_per_unit
-    return [
+    plain = (
         _plan(search, config, size, problems, graders)
         for search, config in recipe.searches_of(policy)
-    ]
+    )
+    routed = (
+        routed_search(recipe, policy, search, budget, graders)
+        for search, budget in recipe.routed_of(policy)
+    )
+    return [*plain, *routed]
+
+
+def routed_search(
+    recipe: Recipe, policy: str, search: RoutedSettings, budget: Budget, graders: Graders
+) -> RoutedSearch:
+    """A compute-optimal search; raises RecipeError if its routes cannot be taken."""
+    base = SearchConfig(
+        strategy=PROBE_STRATEGY,
+        n=1,
+        branching=1,
+        keep=1,
+        reduction=Reduction.LAST,
+        run_seed=recipe.seed,
+        limits=Limits(**recipe.limits.model_dump()),
+        sampling=Sampling(**recipe.sampling.model_dump()),
+        thinking=recipe.thinking_of(policy),
+        spending=search.mark(budget),
+    )
+    chooser = chooser_of(recipe, search, policy, budget)
+    size, judge = recipe.work.solutions_per_unit, _judge(graders, base)
+    return RoutedSearch(search, budget, chooser, base, size, judge)
+
+
+def routed_solutions(recipe: Recipe, policy: str) -> int:
+    """Solutions of a problem in all compute-optimal searches of a policy, at most."""
+    return sum(
+        most_solutions(chooser_of(recipe, search, policy, budget), budget)
+        for search, budget in recipe.routed_of(policy)
+    )
 
 
 def _plan(

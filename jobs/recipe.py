@@ -21,6 +21,8 @@ from jobs.data import DataSource, SourceKind, did_you_mean, source_kind
 from jobs.engine_checks import MEMORY_SHARE
 from jobs.recipe_checks import complaints_about
 from jobs.settings import (
+    SEARCH_KINDS,
+    AnySearch,
     Dtype,
     ModelSettings,
     PolicySettings,
@@ -150,7 +152,8 @@ def _refusal(complaints: list[str]) -> RecipeError:
 
 def _explain(detail: ErrorDetails) -> str:
     """One of pydantic's errors as `path: what to change`."""
-    path, message = ".".join(map(str, detail["loc"])), detail["msg"]
+    path = ".".join(str(key) for key in detail["loc"] if key not in SEARCH_KINDS)
+    message = detail["msg"]
     match detail["type"]:
         case "extra_forbidden":
             *section, key = detail["loc"]
@@ -167,7 +170,9 @@ def _explain(detail: ErrorDetails) -> str:
 def _keys_of(location: Sequence[int | str]) -> list[str]:
     section: type[BaseModel] = Recipe
     for key in location:
-        if isinstance(key, str):
+        if key in SEARCH_KINDS:
+            section = SEARCH_KINDS[str(key)]
+        elif isinstance(key, str) and key != "searches":
             annotation = section.model_fields[key].annotation
             kinds = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)]
             section = next(kind for kind in kinds if issubclass(kind, BaseModel))
@@ -192,7 +197,9 @@ def _filled_model(model: ModelT) -> ModelT:
     return model.model_copy(update={"dtype": _dtype(model), "options": _options(model)})
 
 
-def _filled_search(search: SearchSettings) -> SearchSettings:
+def _filled_search(search: AnySearch) -> AnySearch:
+    if not isinstance(search, SearchSettings):
+        return search
     # A branching given where there is none stays, to be complained about.
     return search.model_copy(update={"branching": search.branching or search.candidates()})
 

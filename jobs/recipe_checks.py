@@ -14,8 +14,9 @@ from jobs.engine_checks import (
     prompt_complaints,
     sharing_complaints,
 )
+from jobs.routed_checks import routed_complaints
 from jobs.search_checks import rule_complaints
-from jobs.settings import ModelSettings, PolicySettings, Recipe, SearchSettings
+from jobs.settings import AnySearch, ModelSettings, PolicySettings, Recipe, SearchSettings
 from jobs.spending_checks import spending_complaints
 from search.strategies import STRATEGIES
 from search.thinking import Scored
@@ -49,14 +50,18 @@ def complaints_about(recipe: Recipe) -> Iterator[str]:
         yield from prm_complaints(recipe.prm)
     yield from sharing_complaints(recipe)
     for place, search in enumerate(recipe.searches):
-        yield from _search_complaints(f"searches.{place}", search, recipe.prm is not None)
+        if isinstance(search, SearchSettings):
+            yield from _search_complaints(f"searches.{place}", search, recipe.prm is not None)
     names = [str(policy.name) for policy in recipe.policies]
     yield from _policy_complaints(recipe.searches, names)
     yield from _repeated_searches(recipe.searches, names)
     yield from _protocol_complaints(recipe)
     yield from _difficulty_complaints(recipe)
+
+    plain = [search for search in recipe.searches if isinstance(search, SearchSettings)]
     for place, policy in enumerate(recipe.policies):
-        yield from _thinking_complaints(f"policies.{place}.thinking", policy, recipe.searches)
+        yield from _thinking_complaints(f"policies.{place}.thinking", policy, plain)
+    yield from routed_complaints(recipe)
 
 
 def _source_complaints(sources: Sequence[DataSource]) -> Iterator[str]:
@@ -128,7 +133,7 @@ def _width_complaints(where: str, n: int, branching: int) -> Iterator[str]:
         yield f"{where}.n={n} is not a multiple of branching={branching}: {options}"
 
 
-def _policy_complaints(searches: Sequence[SearchSettings], names: Sequence[str]) -> Iterator[str]:
+def _policy_complaints(searches: Sequence[AnySearch], names: Sequence[str]) -> Iterator[str]:
     for place, search in enumerate(searches):
         for name in search.policies or ():
             if name not in names:
@@ -139,15 +144,13 @@ def _policy_complaints(searches: Sequence[SearchSettings], names: Sequence[str])
             yield f"policies.{place}: no search is run by {name!r}: add one, or remove the policy"
 
 
-def _repeated_searches(searches: Sequence[SearchSettings], names: Sequence[str]) -> Iterator[str]:
+def _repeated_searches(searches: Sequence[AnySearch], names: Sequence[str]) -> Iterator[str]:
     # Tables and work units name a search by these alone, so a reduction tells none apart.
-    seen: set[tuple[str, str, int, int | None]] = set()
+    seen: set[tuple[str, str, int | None]] = set()
     for place, search in enumerate(searches):
-        rule = f"{search.strategy} {search.variant}".rstrip()
-        for n in search.n:
-            keys = {(p, rule, n, search.branching) for p in names if search.is_run_by(p)}
+        for what, branching in _names_of(search):
+            keys = {(name, what, branching) for name in names if search.is_run_by(name)}
             if keys & seen:
-                what = f"{rule} with n={n} and the same branching"
                 yield f"searches.{place} repeats {what}: remove one"
             seen |= keys
 
@@ -156,6 +159,18 @@ def _difficulty_complaints(recipe: Recipe) -> Iterator[str]:
     easy, hard = recipe.difficulty.easy, recipe.difficulty.hard
     if hard >= easy:
         yield f"difficulty.hard={hard:g} is not below easy={easy:g}: choose hard < easy"
+
+
+def _names_of(search: AnySearch) -> Iterator[tuple[str, int | None]]:
+    """What tables call each search of an entry, and its branching."""
+    if isinstance(search, SearchSettings):
+        rule = f"{search.strategy} {search.variant}".rstrip()
+        for n in search.n:
+            yield f"{rule} with n={n} and the same branching", search.branching
+    else:
+        for budget in search.budgets:
+            rule = f"{search.strategy} routes={search.routes_name}"
+            yield f"{rule} with a budget of {budget.exact}", None
 
 
 def _protocol_complaints(recipe: Recipe) -> Iterator[str]:

@@ -32,6 +32,7 @@ from jobs.reported_run import (
     read_run,
     sample_name,
 )
+from jobs.routes_report import routes_section
 from jobs.selection import Selection, selections
 from jobs.selection import at_full_n as selections_at_full_n
 from jobs.selection_figure import draw_selection
@@ -189,6 +190,7 @@ def _chapter(reported: _Reported, choice: Choice) -> Row:
         "votes": _vote_rows(run),
         "best": best_votes(run.points),
         "stops": stop_reports(run.solution_parts(), run.stops, choice.reduction, choice.vote),
+        "routed": routes_section(run, choice),
         "costs": _costs(run),
         "units": len(run.units),
         "errors": _counted_errors(errors),
@@ -258,7 +260,7 @@ def _vote_rows(run: ReportedRun) -> list[Row]:
     rows: dict[tuple[int, str, str], Row] = {}
     for point in at_full_n(run.points):
         place = (run.policies.index(point.policy), point.rule, point.reduction)
-        if point.vote != PASS:
+        if point.vote != PASS and not point.is_routed:
             rows.setdefault(place, {"n": point.n, "reduction": point.reduction})
             rows[place] |= {"policy": point.policy, "strategy": point.rule}
             rows[place][point.vote] = point.expected_correct

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.curves import Point
 from jobs.reported_run import Choice, ReportedRun, baseline, count_in_words, sample_name
+from search.config import COMPUTE_OPTIMAL
 from search.strategies import STRATEGIES
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ FIGURE_STYLE: Any = {
     "axes.spines.right": False,
 }
 _MARKERS = "osD^vPX"
+_DRAWN = (*STRATEGIES, COMPUTE_OPTIMAL)
 _RUN_STYLES = ("-", ":", "-.", (0, (5, 1)))
 
 
@@ -127,7 +129,7 @@ def _draw_lines(
     axis: "Axes", run: ReportedRun, policy: str, place: int, choice: Choice, several: bool
 ) -> None:
     shown = [p for p in run.points if p.policy == policy and choice.shows(p)]
-    for strategy in STRATEGIES:
+    for strategy in _DRAWN:
         kinds = sorted({(p.rule, p.branching) for p in run.points if p.strategy == strategy})
         for number, kind in enumerate(kinds):
             line = [p for p in shown if (p.rule, p.branching) == kind]
@@ -151,7 +153,7 @@ def line_dash(number: int) -> Any:
 
 def strategy_look(strategy: str, variant: int = 0) -> tuple[str, str]:
     """Colour and marker of a strategy, the same in every figure; its variants differ in markers."""
-    number = list(STRATEGIES).index(strategy)
+    number = _DRAWN.index(strategy)
     return _COLOURS[number % len(_COLOURS)], _MARKERS[(number + variant) % len(_MARKERS)]
 
 

@@ -15,10 +15,19 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from jobs.costs import model_parameters
-from jobs.curves import NO_REDUCTION, SOLUTION_COLUMNS, Point, single_samples, summary
+from jobs.curves import (
+    NO_REDUCTION,
+    ROUTE_VOTE,
+    SOLUTION_COLUMNS,
+    Point,
+    single_samples,
+    summary,
+)
 from jobs.difficulty import Thresholds
 from jobs.intervals import clustered_interval
 from jobs.results import load_record, load_table, table_parts
+from jobs.routes_table import named_units
+from search.config import COMPUTE_OPTIMAL
 from search.errors import StorageError
 from search.rewards import Reduction
 from search.strategies import STRATEGIES
@@ -41,6 +50,8 @@ class Choice:
 
     def cell(self, strategy: str) -> tuple[str, str]:
         """The reduction and vote shown for a strategy."""
+        if strategy == COMPUTE_OPTIMAL:
+            return NO_REDUCTION, ROUTE_VOTE
         if STRATEGIES[strategy].uses_prm:
             return str(self.reduction), str(self.vote)
         return NO_REDUCTION, str(Vote.MAJORITY)
@@ -57,6 +68,7 @@ class ReportedRun:
     answers: pa.Table
     samples: pa.Table
     units: pa.Table
+    routes: pa.Table
     stops: pa.Table
     grades: pa.Table
     points: list[Point]
@@ -95,7 +107,7 @@ class ReportedRun:
 def read_run(folder: Path) -> ReportedRun:
     """A run folder; raises StorageError if it is not one or a table is missing."""
     record, units = load_record(folder), load_table(folder, "units")
-    answers = load_table(folder, "answers")
+    answers, routes = load_table(folder, "answers"), load_table(folder, "routes")
     names = _recipe_policies(record)
     parameters = {name: model_parameters(units, name)[0] for name in names}
     known = all(parameters.values())
@@ -105,7 +117,8 @@ def read_run(folder: Path) -> ReportedRun:
         problems=load_table(folder, "problems"),
         answers=answers,
         samples=load_table(folder, "samples"),
-        units=units,
+        units=named_units(units, routes),
+        routes=routes,
         stops=load_table(folder, "stops"),
         grades=_read_grades(folder),
         points=summary(answers),

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from cluster.repository import REPOSITORY
 from search.errors import StorageError
-from search.schemas import SCHEMA_VERSION, TABLES, VERSION_KEY
+from search.schemas import MAY_BE_MISSING, SCHEMA_VERSION, TABLES, VERSION_KEY
 
 RECORDED_LIBRARIES = (
     "branchwise",
@@ -35,7 +35,7 @@ RECORDED_LIBRARIES = (
 ROWS_A_GROUP = 100_000
 # With long texts, rows are many bytes: what waits in memory must not depend on that.
 BYTES_A_GROUP = 32 << 20
-STREAMED = ("problems", "nodes", "solutions", "units", "stops")
+STREAMED = ("problems", "nodes", "solutions", "units", "routes", "stops")
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +188,7 @@ class Run:
     answers: pa.Table
     samples: pa.Table
     units: pa.Table
+    routes: pa.Table
     stops: pa.Table
 
 
@@ -211,6 +212,8 @@ def load_record(folder: Path) -> dict[str, Any]:
 def load_table(folder: Path, name: str) -> pa.Table:
     """One table of a run, checked against its schema and version."""
     path = folder / f"{name}.parquet"
+    if name in MAY_BE_MISSING and not path.exists():
+        return TABLES[name].empty_table()
     with _reading(path):
         table = pq.read_table(path)
     _check_schema(path, name, table.schema)

@@ -15,7 +15,7 @@ import pyarrow as pa
 import yaml
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
-from jobs.costs import Budget, Measure
+from jobs.budgets import Budget, Measure
 from jobs.data import Section, did_you_mean
 from jobs.difficulty import FEATURES, Difficulty, Thresholds, probe_features, samples_of
 from jobs.pass_predictor import Predictor
@@ -293,6 +293,10 @@ class Router:
                 f"a budget of {budget} is too small to probe {policy}: a probe of {self.probe} "
                 f"samples costs {Budget(price, budget.measure)}; raise it or fit a smaller probe"
             )
+
+    def learned(self, policy: str) -> LearnedPolicy:
+        """What was learned for a policy; raises RecipeError if nothing was."""
+        return self._policy(policy)
 
     def pass_at_1(self, policy: str, probe: pa.Table) -> float:
         """The estimate for the problem whose k `best_of_n` rows of `SOLUTIONS` are given."""

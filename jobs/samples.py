@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from jobs.curves import without_routed
 from jobs.intervals import accuracy_interval
 from search.max_entropy import divergence_from_half, max_entropy_weight
 from search.protocols import StopReason
@@ -82,7 +83,7 @@ def _without_problem(key: Key) -> Key:
 
 def _by_problem(part: pa.Table, problem_ids: Sequence[str] | None) -> dict[Key, list[_Class]]:
     independent = [name for name, kind in STRATEGIES.items() if kind.samples]
-    rows = part.filter(pc.is_in(part["strategy"], pa.array(independent)))
+    rows = without_routed(part.filter(pc.is_in(part["strategy"], pa.array(independent))))
     if problem_ids is not None:
         rows = rows.filter(pc.is_in(rows["problem_id"], pa.array(problem_ids, pa.string())))
     classes: defaultdict[Key, list[_Class]] = defaultdict(list)

@@ -53,7 +53,7 @@ def selections(
             leaves[point.policy, point.rule, point.branching, point.searched_n],
         )
         for point in run.points
-        if choice.shows(point)
+        if choice.shows(point) and not point.is_routed
     ]
 
 

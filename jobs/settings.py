@@ -1,14 +1,26 @@
 """The sections and keys of a recipe, each with its type, default and description."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
-from pydantic import BeforeValidator, Field, JsonValue, PositiveFloat, PositiveInt, field_validator
+from pydantic import (
+    BeforeValidator,
+    Discriminator,
+    Field,
+    JsonValue,
+    PositiveFloat,
+    PositiveInt,
+    Tag,
+    field_validator,
+)
 
 from actors.prm_families import PRM_FAMILIES
 from actors.prompts import CHAT, PROMPT_STYLES
+from jobs.budgets import Budget
 from jobs.data import DataSource, Section, did_you_mean, optional
+from jobs.routed_settings import RoutedSettings
 from search.config import (
     ALLOCATION,
+    COMPUTE_OPTIMAL,
     STOP,
     WIDTH_TEMPERATURE,
     Compat,
@@ -213,7 +225,7 @@ class SearchSettings(Section):
     @classmethod
     def _known_strategy(cls, strategy: str) -> str:
         if strategy not in STRATEGIES:
-            hint = did_you_mean(strategy, list(STRATEGIES))
+            hint = did_you_mean(strategy, [*STRATEGIES, COMPUTE_OPTIMAL])
             raise ValueError(f"unknown strategy {strategy!r}: {hint}")
         return strategy
 
@@ -241,6 +253,25 @@ class SearchSettings(Section):
     def candidates(self) -> int | None:
         """The branching M with its default; None for a strategy that does not branch."""
         return (self.branching or DEFAULT_BRANCHING) if STRATEGIES[self.strategy].branches else None
+
+
+# Two kinds of entries under `searches`; a space keeps the tags apart from keys of a recipe.
+_PLAIN_TAG, _ROUTED_TAG = "plain search", "routed search"
+SEARCH_KINDS: dict[str, type[Section]] = {
+    _PLAIN_TAG: SearchSettings,
+    _ROUTED_TAG: RoutedSettings,
+}
+
+
+def _kind_of_search(value: object) -> str:
+    named = value.get("strategy") if isinstance(value, dict) else getattr(value, "strategy", None)
+    return _ROUTED_TAG if named == COMPUTE_OPTIMAL else _PLAIN_TAG
+
+
+AnySearch: TypeAlias = Annotated[
+    Annotated[SearchSettings, Tag(_PLAIN_TAG)] | Annotated[RoutedSettings, Tag(_ROUTED_TAG)],
+    Discriminator(_kind_of_search),
+]
 
 
 class LimitSettings(Section):
@@ -310,7 +341,7 @@ class Recipe(Section):
         min_length=1, description="The ladder of policies, run one after the other"
     )
     prm: PRMSettings | None = optional("The PRM; not needed if every search is majority")
-    searches: tuple[SearchSettings, ...] = Field(
+    searches: tuple[AnySearch, ...] = Field(
         min_length=1, description="What is run on every problem with every policy"
     )
     protocol: Protocol = Field(
@@ -345,10 +376,21 @@ class Recipe(Section):
 
     def searches_of(self, policy: str | None = None) -> list[tuple[SearchSettings, SearchConfig]]:
         """The same configurations, each with the settings that it comes from."""
-        run = [s for s in self.searches if policy is None or s.is_run_by(policy)]
-        marks = next((p.thinking for p in self.policies if p.name == policy), None)
-        thinking = Thinking(**marks.model_dump()) if marks else None
+        plain = (search for search in self.searches if isinstance(search, SearchSettings))
+        run = [s for s in plain if policy is None or s.is_run_by(policy)]
+        thinking = self.thinking_of(policy)
         return [(search, self._config(search, n, thinking)) for search in run for n in search.n]
+
+    def routed_of(self, policy: str) -> list[tuple[RoutedSettings, Budget]]:
+        """The compute-optimal searches that a policy runs, one for each budget."""
+        routed = (search for search in self.searches if isinstance(search, RoutedSettings))
+        run = [search for search in routed if search.is_run_by(policy)]
+        return [(search, budget) for search in run for budget in search.budgets]
+
+    def thinking_of(self, policy: str | None) -> Thinking | None:
+        """How a policy marks its thinking, if it does."""
+        marks = next((p.thinking for p in self.policies if p.name == policy), None)
+        return Thinking(**marks.model_dump()) if marks else None
 
     def _config(self, search: SearchSettings, n: int, thinking: Thinking | None) -> SearchConfig:
         branching = search.candidates() or 1

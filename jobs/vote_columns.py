@@ -14,6 +14,7 @@ from jobs.curves import NO_REDUCTION, PASS, Point, summary
 from jobs.results import load_record, load_table
 from jobs.vote_table import COVERAGE, MAJORITY, SCORED_ROWS, Cell, Column
 from search.compat_votes import VoteRule
+from search.config import COMPUTE_OPTIMAL
 from search.errors import StorageError
 from search.strategies import STRATEGIES
 
@@ -28,6 +29,7 @@ def vote_columns(folder: Path, rule: VoteRule | None) -> list[Column]:
     """
     record = load_record(folder)
     answers = load_table(folder, "answers")
+    answers = answers.filter(pc.not_equal(answers["strategy"], COMPUTE_OPTIMAL))
     _check_rewards(folder, answers)
     run, prm = str(record.get("run_id", folder.name)), _prm_name(record)
     if rule is not None:

@@ -1,7 +1,9 @@
 """What one search is told: three widths, limits, sampling, and its part of the work."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from search.protocols import Carried, Sampling
 from search.rewards import Reduction
@@ -43,6 +45,10 @@ class CompatOption(StrEnum):
 WIDTH_TEMPERATURE = 0.2
 # Names in a variant that say: a problem may have had more or fewer solutions than N.
 STOP, ALLOCATION = "stop=", "allocation="
+# In a variant: a part of a compute-optimal search, which is no search of its own.
+ROUTED = "routed="
+# In recipes and in the tables of results; it grows no tree itself, so it is no `Strategy`.
+COMPUTE_OPTIMAL = "compute_optimal"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +102,17 @@ class SearchConfig:
 
 def is_uneven(variant: str) -> bool:
     """Whether the problems of a search had different numbers of solutions."""
-    return any(part.startswith((STOP, ALLOCATION)) for part in variant.split())
+    return any(part.startswith((STOP, ALLOCATION, ROUTED)) for part in variant.split())
+
+
+def is_routed(variant: str) -> bool:
+    """Whether rows are of a compute-optimal search: of its probe or of what it chose."""
+    return routed_mark(variant) != ""
+
+
+def routed_mark(variant: str) -> str:
+    """What the rows of one compute-optimal search have in common; "" for other searches."""
+    return next((part for part in variant.split() if part.startswith(ROUTED)), "")
 
 
 def variant_of(
@@ -117,3 +133,23 @@ def variant_of(
     }
     named = [f"{name}={value}" for name, value in others.items() if value is not None]
     return " ".join([*named, spending] if spending else named)
+
+
+_READ: Mapping[str, Callable[[str], Any]] = {
+    "compat": Compat,
+    "compat_options": lambda text: tuple(CompatOption(name) for name in text.split(",")),
+    "lookahead": int,
+    "score_every": int,
+    "width_temperature": float,
+}
+
+
+def variant_settings(variant: str) -> dict[str, Any]:
+    """The fields of `SearchConfig` that `variant_of` has named; ValueError for what it has not.
+
+    How solutions are given out is no setting of a rule and is refused too.
+    """
+    parts = [part.partition("=") for part in variant.split()]
+    if unknown := [name for name, _, _ in parts if name not in _READ]:
+        raise ValueError(f"no setting {unknown[0]!r}")
+    return {name: _READ[name](value) for name, _, value in parts}

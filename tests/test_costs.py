@@ -5,14 +5,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from jobs.costs import (
-    Budget,
-    Measure,
-    costs_at,
-    model_parameters,
-    parse_budget,
-    problem_costs,
-)
+from jobs.budgets import Budget, Measure, parse_budget
+from jobs.costs import costs_at, model_parameters, problem_costs
 from search.errors import RecipeError
 from search.schemas import UNITS
 

@@ -18,7 +18,7 @@ from routed_world import (
     write_world,
 )
 
-from jobs.costs import Budget, Measure
+from jobs.budgets import Budget, Measure
 from jobs.curves import answers_table
 from jobs.difficulty import Difficulty, Thresholds
 from jobs.evidence import Evidence, gather

@@ -182,10 +182,16 @@ def sections_of(model: type[BaseModel]) -> list[type[BaseModel]]:
     """A section and all sections inside it."""
     found = [model]
     for field in model.model_fields.values():
-        for kind in (field.annotation, *get_args(field.annotation)):
-            if isinstance(kind, type) and issubclass(kind, BaseModel):
-                found += sections_of(kind)
+        for kind in kinds_in(field.annotation):
+            found += sections_of(kind)
     return found
+
+
+def kinds_in(annotation: Any) -> list[type[BaseModel]]:
+    """The sections that a key may hold, in lists and among alternatives."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [kind for part in get_args(annotation) for kind in kinds_in(part)]
 
 
 def test_every_key_is_described() -> None:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from jobs.costs import Budget, Measure
+from jobs.budgets import Budget, Measure
 from jobs.difficulty import FEATURES, Difficulty, Thresholds
 from jobs.liu2025 import Exam, liu2025, liu2025_strategy
 from jobs.routes import (

@@ -237,10 +237,12 @@ def models() -> None:
 @app.command()
 def strategies() -> None:
     """List the search strategies."""
+    from search.config import COMPUTE_OPTIMAL
     from search.strategies import STRATEGIES
 
     for name, strategy in STRATEGIES.items():
-        typer.echo(f"{name:12} {strategy.summary}")
+        typer.echo(f"{name:15} {strategy.summary}")
+    typer.echo(f"{COMPUTE_OPTIMAL:15} one of these for each problem, by a probe of it")
 
 
 def main() -> None:

@@ -260,4 +260,4 @@ def _budget(budget: Budget) -> str:
 
 def _accuracy(accuracy: tuple[float, float, float]) -> str:
     mean, low, high = (100 * value for value in accuracy)
-    return f"{mean:.1f}" if np.isnan(low) else f"{mean:.1f} ({low:.1f}–{high:.1f})"
+    return f"{mean:.1f}" if np.isnan(low) else f"{mean:.1f} ({low:.1f} to {high:.1f})"

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from jobs.budgets import Measure
 from jobs.curves import NO_REDUCTION, ROUTE_VOTE
@@ -59,7 +60,8 @@ def solutions_at(rows: Sequence[Row]) -> int:
 def named_units(units: pa.Table, routes: pa.Table) -> pa.Table:
     """`UNITS` with probes and routes under the names of their compute-optimal searches."""
     searches: dict[tuple[str, str], list[Row]] = {}
-    for row in routes.select(["policy", "searched_as", *_NAMED]).to_pylist():
+    answered = routes.filter(pc.is_valid(routes["expected_correct"]))
+    for row in answered.select(["policy", "searched_as", *_NAMED]).to_pylist():
         searches.setdefault((row["policy"], row["searched_as"]), []).append(row)
     names = ("policy", "strategy", "n", "branching", "keep", "variant")
     rows = units.select(names).to_pylist()

@@ -18,6 +18,7 @@ from jobs.data import BadProblem, DataSource, load_problems
 from jobs.grading import Verdict
 from jobs.recipe import load_recipe, parse_recipe
 from jobs.results import RunRecord
+from jobs.routed_settings import RoutedSettings
 from jobs.settings import (
     AllocationSettings,
     ClusterSettings,
@@ -66,6 +67,7 @@ SECTIONS: dict[str, tuple[type[BaseModel], type[BaseModel]]] = {
     "`searches`": (SearchSettings, BaseModel),
     "`stop`": (StopSettings, BaseModel),
     "`allocation`": (AllocationSettings, BaseModel),
+    "`compute_optimal`": (RoutedSettings, BaseModel),
     "`difficulty`": (DifficultySettings, BaseModel),
     "`limits`": (LimitSettings, BaseModel),
     "`sampling`": (SamplingSettings, BaseModel),
@@ -223,6 +225,8 @@ def kind_of(schema: dict[str, Any], definitions: dict[str, Any]) -> str:
     if "anyOf" in schema:
         kinds = [part for part in schema["anyOf"] if part.get("type") != "null"]
         return f"{kind_of(kinds[0], definitions)}, or null"
+    if "oneOf" in schema:
+        return kind_of(schema["oneOf"][0], definitions)
     if "enum" in schema:
         return ", ".join(f"`{value}`" for value in schema["enum"])
     if schema["type"] == "array":

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from jobs.budgets import Budget, Measure, parse_budget
-from jobs.costs import costs_at, model_parameters, problem_costs
+from jobs.costs import costs_at, model_parameters, problem_costs, tokens_and_flops
 from search.errors import RecipeError
 from search.schemas import UNITS
 
@@ -49,6 +49,15 @@ def test_policy_and_prm_are_both_counted_with_prompts_and_waste() -> None:
     narrow = 2 * 10 * (50 + 30)
     assert found["small", "dvts", 16, 4, "p"].tolist() == [16, tokens, flops, narrow]
     assert len(found) == 2
+
+
+def test_units_are_added_up_as_budgets_are_counted() -> None:
+    failed = {"status": "error", "solutions": 0} | dict.fromkeys(
+        name for name in UNITS.names if name.endswith("_tokens") or name == "flops"
+    )
+    units = table(unit(), unit(lookahead_policy_tokens=9, flops=5.0), unit() | failed)
+    assert tokens_and_flops(units) == (100 + 109, 2 * (600 + 4000) + 5.0)
+    assert tokens_and_flops(UNITS.empty_table()) == (0, 0.0)
 
 
 def test_what_failed_is_not_counted() -> None:

@@ -133,7 +133,8 @@ def measured(solutions: pa.Table) -> dict[tuple[str, str], Measured]:
     columns = ["policy", "problem_id", "strategy", "n"]
     if "variant" in solutions.column_names:
         # Those of compute-optimal searches are the samples of best_of_n once more.
-        names = [name for name in pc.unique(solutions["variant"]).to_pylist() if is_routed(name)]
+        variants = pc.unique(solutions["variant"]).to_pylist()
+        names = [name for name in variants if name and is_routed(name)]
         routed = pc.is_in(solutions["variant"], pa.array(names, pa.string()))
         solutions = solutions.filter(pc.invert(routed))
     rows = solutions.select([*columns, "verdict"])

@@ -36,7 +36,7 @@ from search.errors import StorageError
 from search.partition import WorkUnit, partition, run_unit
 from search.problem import Problem
 from search.rows import node_table, search_columns, solution_table, unit_costs
-from search.schemas import PROBLEMS, SCHEMA_VERSION, SOLUTIONS, STOPS, TABLES, UNITS
+from search.schemas import PROBLEMS, ROUTES, SCHEMA_VERSION, SOLUTIONS, STOPS, TABLES, UNITS
 from search.scripted import SeededPolicy, SeededPRM
 
 pytestmark = pytest.mark.unit
@@ -80,6 +80,7 @@ def synthetic_run(runs_folder: Path) -> Path:
                 for unit in partition(problem, config, 4):
                     add_unit(writer, unit)
         writer.add("units", failed_row(unit))
+        writer.add("routes", routed_row(unit))
         writer.add("stops", stopped_row(unit))
     ids = [problem.problem_id for problem in PROBLEM_SET]
     solutions = load_table(writer.folder, "solutions")
@@ -110,6 +111,12 @@ def stopped_row(unit: WorkUnit) -> pa.Table:
     """A problem that never settled."""
     row = search_columns(unit, POLICY) | {"solutions": 4, "audited": False}
     return pa.Table.from_pylist([row], STOPS)
+
+
+def routed_row(unit: WorkUnit) -> pa.Table:
+    """A problem of a compute-optimal search whose route lost units."""
+    row = search_columns(unit, POLICY) | {"strategy": "compute_optimal", "measure": "solutions"}
+    return pa.Table.from_pylist([row], ROUTES)
 
 
 def graded(solutions: pa.Table) -> pa.Table:

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from jobs.budgets import Budget
+from jobs.budgets import Budget, Measure
 from jobs.cli import app
 from jobs.driver import run_recipe
 from jobs.evidence import gather
@@ -132,7 +132,8 @@ def test_the_route_is_the_one_that_the_router_names(run: Run, fitted: Artifact) 
     router = Router(fitted)
     for row in run.routes.to_pylist():
         probe = samples(under(run.solutions, row)).slice(0, K)
-        left = Budget(row["budget"] - row[f"probe_{row['measure']}"], row["measure"])
+        paid = row[f"probe_{row['measure']}"]
+        left = Budget(row["budget"] - paid, Measure(row["measure"]))
         route = router.route("fake", probe, left)
         assert row["pass_at_1"] == pytest.approx(router.pass_at_1("fake", probe))
         assert row["difficulty"] == fitted.thresholds.bin_of(row["pass_at_1"])

@@ -60,7 +60,8 @@ def complaints_about(recipe: Recipe) -> Iterator[str]:
     plain = [search for search in recipe.searches if isinstance(search, SearchSettings)]
     for place, policy in enumerate(recipe.policies):
         yield from _thinking_complaints(f"policies.{place}.thinking", policy, plain)
-    yield from routed_complaints(recipe)
+    if recipe.difficulty.hard < recipe.difficulty.easy:
+        yield from routed_complaints(recipe)
 
 
 def _source_complaints(sources: Sequence[DataSource]) -> Iterator[str]:

@@ -117,7 +117,9 @@ def chooser_of(recipe: Recipe, search: RoutedSettings, policy: str, budget: Budg
     else:
         if search.predictor:
             raise RecipeError("predictor is for the tables liu2025 only: remove it")
-        chooser = _fitted(recipe, search.routes, policy)
+        difficulty = recipe.difficulty
+        thresholds = Thresholds(difficulty.easy, difficulty.hard)
+        chooser = _fitted(recipe, search.routes, policy, thresholds)
         chooser.router.check(policy, budget)
     for route in chooser.routes(budget):
         _check_variant(route)
@@ -145,9 +147,7 @@ def _loaded(path: Path, changed_ns: int, size: int) -> Artifact:
     return load_artifact(path)
 
 
-def _fitted(
-    recipe: Recipe, written: str, policy: str, thresholds: Thresholds | None = None
-) -> FittedChooser:
+def _fitted(recipe: Recipe, written: str, policy: str, thresholds: Thresholds) -> FittedChooser:
     artifact = load_routes(written)
     router = Router(artifact, Path(recipe.prm.model).name if recipe.prm else None, thresholds)
     return FittedChooser(router, policy, artifact.thresholds, router.learned(policy))

@@ -41,7 +41,8 @@ def routed_recipe(routes: str, changes: dict[str, Any] | None = None, **top: Any
         "policies": [{"name": "small", "model": "scripted", "engine": "fake"}],
         "prm": {"model": "models/judge", "engine": "fake", "family": "qwen2.5-math-prm"},
     }
-    return fake_recipe(searches=[PLAIN, search], **models | top)
+    limits = {"difficulty": {"easy": 0.6, "hard": 0.2}}
+    return fake_recipe(searches=[PLAIN, search], **models | limits | top)
 
 
 def test_a_list_of_budgets_gives_several_searches(tmp_path: Path) -> None:
@@ -138,6 +139,14 @@ def test_one_line_for_a_wrong_search(tmp_path: Path, changes: dict[str, Any], li
         (
             {"prm": {"model": "m/other", "engine": "fake", "family": "qwen2.5-math-prm"}},
             "searches.1: the policy 'small' was fitted with judge, not with 'other'",
+        ),
+        (
+            {"difficulty": {"easy": 0.5, "hard": 0.2}},
+            "searches.1: the routes were fitted with thresholds easy=0.6, hard=0.2: use those, or",
+        ),
+        (
+            {"difficulty": {"easy": 0.1, "hard": 0.2}},
+            "difficulty.hard=0.2 is not below easy=0.1: choose hard < easy",
         ),
         (
             {"protocol": "sampling"},

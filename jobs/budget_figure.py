@@ -68,7 +68,8 @@ def draw_budgets(runs: PricedRuns, png: Path, svg: Path) -> None:
 
 def _fill_panel(axis: "Axes", panel: _Panel, runs: PricedRuns) -> None:
     axis.set_title(panel_title(panel.policy, [run for run, _ in runs]), fontsize=10)
-    axis.set_xscale("log")
+    if any(each.cost(panel.measure) > 0 for _, budgets in runs for each in budgets.lines):
+        axis.set_xscale("log")
     axis.set_xlabel(AXES[panel.measure])
     for place, (run, budgets) in enumerate(runs):
         if panel.measure in budgets.measures:

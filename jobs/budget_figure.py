@@ -160,5 +160,5 @@ def _finish(figure: "Figure", axes: list["Axes"]) -> None:
     named = labelled(axes)
     if named:
         figure.legend(
-            list(named.values()), list(named), loc="outside lower center", ncols=4, frameon=False
+            list(named.values()), list(named), loc="outside lower center", ncols=3, frameon=False
         )

@@ -14,6 +14,7 @@ from jobs.budgets import Measure
 from jobs.report_figure import (
     FIGURE_STYLE,
     accuracy_range,
+    draw_interval_line,
     labelled,
     line_dash,
     line_name,
@@ -116,19 +117,10 @@ def _draw_lines(axis: "Axes", budgets: Budgets, panel: _Panel, place: int, label
 def _draw_line(
     axis: "Axes", line: list[Priced], measure: Measure, look: tuple[str, str], label: str
 ) -> None:
-    colour, marker = look
     ordered = sorted(line, key=lambda p: p.cost(measure))
-    costs = [each.cost(measure) for each in ordered]
     points = [each.point for each in ordered]
-    values = [point.expected_correct for point in points]
-    low = [p.expected_correct if p.ci_low is None else p.ci_low for p in points]
-    high = [p.expected_correct if p.ci_high is None else p.ci_high for p in points]
-    axis.plot(costs, values, color=colour, marker=marker, markersize=4, label=label, zorder=3)
-    if len(line) > 1:
-        axis.fill_between(costs, low, high, color=colour, alpha=0.1, linewidth=0, zorder=2)
-    else:
-        errors = [[values[0] - low[0]], [high[0] - values[0]]]
-        axis.errorbar(costs, values, yerr=errors, color=colour, capsize=3, linewidth=1, zorder=2)
+    held = [(p.expected_correct, p.ci_low, p.ci_high) for p in points]
+    draw_interval_line(axis, [p.cost(measure) for p in ordered], held, look, label, above=1)
 
 
 def _draw_singles(axis: "Axes", singles: list[Priced], panel: _Panel, place: int) -> None:

@@ -147,7 +147,7 @@ def solutions_by_problem(
 def without_routed(rows: pa.Table) -> pa.Table:
     """Rows with the columns of a search, without those of compute-optimal searches."""
     variants = pc.unique(rows["variant"]).to_pylist()
-    if routed := [name for name in variants if is_routed(name)]:
+    if routed := [name for name in variants if name and is_routed(name)]:
         return rows.filter(pc.invert(pc.is_in(rows["variant"], pa.array(routed)))).combine_chunks()
     return rows
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import ConfigDict
 
-from search.config import is_routed
+from jobs.curves import without_routed
 from search.errors import RecipeError
 from search.strategies import STRATEGIES
 from search.votes import Flags, Floats, Integers
@@ -133,10 +133,7 @@ def measured(solutions: pa.Table) -> dict[tuple[str, str], Measured]:
     columns = ["policy", "problem_id", "strategy", "n"]
     if "variant" in solutions.column_names:
         # Those of compute-optimal searches are the samples of best_of_n once more.
-        variants = pc.unique(solutions["variant"]).to_pylist()
-        names = [name for name in variants if name and is_routed(name)]
-        routed = pc.is_in(solutions["variant"], pa.array(names, pa.string()))
-        solutions = solutions.filter(pc.invert(routed))
+        solutions = without_routed(solutions)
     rows = solutions.select([*columns, "verdict"])
     right = pc.cast(pc.equal(rows["verdict"], "correct"), pa.int64())
     counted = rows.append_column("right", right).group_by(columns)

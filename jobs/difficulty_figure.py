@@ -4,7 +4,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs.by_difficulty import BINS, BinAccuracy, BinnedPoint, BinnedPolicy, ByDifficulty
-from jobs.report_figure import FIGURE_STYLE, label_axes, labelled, line_name, strategy_look
+from jobs.report_figure import (
+    FIGURE_STYLE,
+    draw_interval_line,
+    label_axes,
+    labelled,
+    line_name,
+    strategy_look,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,28 +58,15 @@ def _fill_row(axes: list["Axes"], found: ByDifficulty, policy: BinnedPolicy, hea
 def _draw_bin(axis: "Axes", points: list[BinnedPoint], name: str) -> None:
     lines: Lines = {}
     for point in points:
-        held = lines.setdefault((point.rule, point.branching), [])
+        line = lines.setdefault((point.rule, point.branching), [])
         if name in point.bins:
-            held.append((point.n, point.bins[name]))
+            line.append((point.n, point.bins[name]))
     seen: dict[str, int] = {}
     for kind, line in lines.items():
         strategy = kind[0].partition(" ")[0]
         number = seen[strategy] = seen.get(strategy, -1) + 1
         if line:
-            _draw_line(axis, line, strategy_look(strategy, number), line_name(kind, list(lines)))
-
-
-def _draw_line(
-    axis: "Axes", line: list[tuple[int, BinAccuracy]], look: tuple[str, str], label: str
-) -> None:
-    colour, marker = look
-    ns = [n for n, _ in line]
-    values = [each.accuracy for _, each in line]
-    low = [each.accuracy if each.low is None else each.low for _, each in line]
-    high = [each.accuracy if each.high is None else each.high for _, each in line]
-    axis.plot(ns, values, color=colour, marker=marker, markersize=4, label=label)
-    if len(line) > 1:
-        axis.fill_between(ns, low, high, color=colour, alpha=0.1, linewidth=0)
-    else:
-        errors = [[values[0] - low[0]], [high[0] - values[0]]]
-        axis.errorbar(ns, values, yerr=errors, color=colour, capsize=3, linewidth=1)
+            held = [(each.accuracy, each.low, each.high) for _, each in line]
+            name_of_line = line_name(kind, list(lines))
+            look = strategy_look(strategy, number)
+            draw_interval_line(axis, [n for n, _ in line], held, look, name_of_line)

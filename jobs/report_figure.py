@@ -1,5 +1,6 @@
 """The figure of a report: accuracy against N, a panel for each policy, a line for each strategy."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -160,15 +161,36 @@ def strategy_look(strategy: str, variant: int = 0) -> tuple[str, str]:
 def _draw_line(
     axis: "Axes", line: list[Point], look: tuple[str, str], dash: Any, label: str
 ) -> None:
-    if not line:
-        return
+    if line:
+        held = [(p.expected_correct, p.ci_low, p.ci_high) for p in line]
+        draw_interval_line(axis, [p.n for p in line], held, look, label, dash=dash, alpha=0.12)
+
+
+def draw_interval_line(
+    axis: "Axes",
+    places: Sequence[float],
+    held: Sequence[tuple[float, float | None, float | None]],
+    look: tuple[str, str],
+    label: str,
+    *,
+    dash: Any = "-",
+    alpha: float = 0.1,
+    above: int = 0,
+) -> None:
+    """A line with its interval: shaded, or a bar at a single point.
+
+    held: value, low and high at each place, None where nothing is known. above: how far the line
+    and its shade are lifted over what lies below by default.
+    """
     colour, marker = look
-    ns, values = [p.n for p in line], [p.expected_correct for p in line]
-    low = [p.expected_correct if p.ci_low is None else p.ci_low for p in line]
-    high = [p.expected_correct if p.ci_high is None else p.ci_high for p in line]
-    axis.plot(ns, values, color=colour, marker=marker, markersize=4, linestyle=dash, label=label)
-    if len(line) > 1:
-        axis.fill_between(ns, low, high, color=colour, alpha=0.12, linewidth=0)
+    values = [value for value, _, _ in held]
+    low = [value if side is None else side for value, side, _ in held]
+    high = [value if side is None else side for value, _, side in held]
+    style: Any = {"color": colour, "marker": marker, "markersize": 4, "linestyle": dash}
+    axis.plot(places, values, label=label, zorder=2 + above, **style)
+    if len(held) > 1:
+        shade: Any = {"color": colour, "alpha": alpha, "linewidth": 0}
+        axis.fill_between(places, low, high, zorder=1 + above, **shade)
     else:
         errors = [[values[0] - low[0]], [high[0] - values[0]]]
-        axis.errorbar(ns, values, yerr=errors, color=colour, capsize=3, linewidth=1)
+        axis.errorbar(places, values, yerr=errors, color=colour, capsize=3, linewidth=1, zorder=2)

@@ -163,8 +163,10 @@ def _most(models: list[ModelSettings], left: float) -> float:
     if not models:
         return 0.0
     first, *others = models
-    gpus, share = first.gpus_per_replica, _memory_share(first)
+    gpus, share = max(first.gpus_per_replica, ROUNDING), _memory_share(first)
     fitting = min(first.replicas, int((left + ROUNDING) / gpus))
+    if not others:
+        return max(0.0, fitting * share)
     return max(count * share + _most(others, left - count * gpus) for count in range(fitting + 1))
 
 

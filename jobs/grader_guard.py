@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from types import ModuleType
 from typing import Any
 
@@ -128,6 +129,7 @@ def guard_scorers(is_hostile: Callable[[str], bool]) -> None:
                 module.__dict__["parse_expr"] = parse_formula
 
 
+@lru_cache(maxsize=1)
 def install_refusals() -> None:
     """Adds the second line to this process, for good; it does nothing until it is entered."""
     sys.addaudithook(_refuse)

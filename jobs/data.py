@@ -215,11 +215,17 @@ def _read_parquet(source: DataSource) -> list[LoadedProblem]:
     path = _existing_file(source.source)
     try:
         with pq.ParquetFile(path) as file:
+            _check_twins(file.schema_arrow.names)
             batches = (batch.to_pylist() for batch in file.iter_batches())
             rows = _numbered((row for batch in batches for row in batch), source.size)
     except Exception as error:  # a damaged file fails in too many ways to name them
         raise RecipeError(f"cannot read {source.source!r}: {one_line(error)}") from None
     return _problems(source, rows, path.stem)
+
+
+def _check_twins(names: list[str]) -> None:
+    if twins := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"the column {twins[0]!r} is there twice")
 
 
 def _read_hub(source: DataSource) -> list[LoadedProblem]:

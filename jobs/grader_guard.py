@@ -15,20 +15,24 @@ from functools import lru_cache
 from types import ModuleType
 from typing import Any
 
-_FUNCTIONS = frozenset(
-    ("abs", "acos", "acosh", "acot", "asin", "asinh", "atan", "atanh", "cbrt", "cos", "cosh", "cot")
-    + ("coth", "csc", "exp", "factorial", "ln", "log", "sec", "sign", "sin", "sinh", "sqrt", "tan")
-    + ("tanh", "Abs", "Rational")
-)
+# fmt: off
+_FUNCTIONS = frozenset((
+    "abs", "acos", "acosh", "acot", "asin", "asinh", "atan", "atanh", "cbrt", "cos", "cosh",
+    "cot", "coth", "csc", "exp", "factorial", "ln", "log", "sec", "sign", "sin", "sinh", "sqrt",
+    "tan", "tanh", "Abs", "Rational",
+))
+# fmt: on
 _ARITHMETIC = (ast.Expression, ast.BinOp, ast.UnaryOp, ast.operator, ast.unaryop)
 _NUMBERS = (int, float, complex)
-_REFUSED_EVENTS = frozenset(
-    ("ctypes.dlopen", "ctypes.dlsym", "os.chmod", "os.chown", "os.exec", "os.fork", "os.forkpty")
-    + ("os.kill", "os.killpg", "os.link", "os.mkdir", "os.posix_spawn", "os.remove", "os.rename")
-    + ("os.rmdir", "os.spawn", "os.symlink", "os.system", "os.truncate", "pty.spawn")
-    + ("shutil.move", "shutil.rmtree", "socket.bind", "socket.connect", "socket.sendto")
-    + ("subprocess.Popen", "webbrowser.open")
-)
+# fmt: off
+_REFUSED_EVENTS = frozenset((
+    "ctypes.dlopen", "ctypes.dlsym", "os.chmod", "os.chown", "os.exec", "os.fork", "os.forkpty",
+    "os.kill", "os.killpg", "os.link", "os.mkdir", "os.posix_spawn", "os.remove", "os.rename",
+    "os.rmdir", "os.spawn", "os.symlink", "os.system", "os.truncate", "pty.spawn", "shutil.move",
+    "shutil.rmtree", "socket.bind", "socket.connect", "socket.sendto", "subprocess.Popen",
+    "webbrowser.open",
+))
+# fmt: on
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_TRUNC
 _guarded = [False]
 

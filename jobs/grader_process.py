@@ -35,6 +35,7 @@ _HUGE = re.compile(rf"{_POWER}{_OPEN}\d{{6,}}|\d{{5,}}{_CLOSE}!")
 _DIGITS = r"(?:\d{1,3}(?:,\d{3})+|\d+)"
 _PLAIN = re.compile(rf"([+-]?)({_DIGITS}(?:\.\d*)?|\.\d+)(?:/({_DIGITS}))?")
 _FRACTION = re.compile(r"([+-]?)\\frac\{([+-]?\d+)\}\{(\d+)\}")
+_HEXADECIMAL = re.compile(r"([+-]?)0[xX]([0-9A-Fa-f]+)")
 _NOISE = re.compile(r"\\left(?![a-z])|\\right(?![a-z])|\\[,!;:]|\$")
 # A blank between two letters or digits means something: "1 2" is not 12.
 _BLANKS = re.compile(r"\s+")
@@ -84,10 +85,13 @@ def normalised(text: str) -> str:
 def plain_number(text: str) -> Fraction | None:
     """The exact value of an integer, decimal or simple fraction; None for anything else.
 
-    Takes normalised text: `-1,000`, `0.5`, `1/2`, `\\frac{1}{2}`.
+    Takes normalised text: `-1,000`, `0.5`, `1/2`, `\\frac{1}{2}`, `0xff` (which math-verify takes
+    for 0 times x).
     """
     if len(text) > MAX_ANSWER_CHARACTERS:
         return None
+    if match := _HEXADECIMAL.fullmatch(text):
+        return Fraction(int("".join(match.groups()), 16))
     match = _FRACTION.fullmatch(text) or _PLAIN.fullmatch(text)
     if match is None:
         return None

@@ -59,7 +59,7 @@ def append(path: Path, case: Case) -> None:
 
 
 def place(content: bytearray, at: float) -> int:
-    return int(at * len(content)) if isinstance(at, float) else len(content) + at
+    return int(at * len(content)) if isinstance(at, float) else at % len(content)
 
 
 def flip(path: Path, case: Case) -> None:

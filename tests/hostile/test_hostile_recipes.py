@@ -13,7 +13,7 @@ from search.errors import RecipeError
 
 pytestmark = pytest.mark.unit
 
-TOO_LONG = "x" * 300 + "/y"
+TOO_LONG = "./" + "x" * 300 + "/y"
 GOOD: dict[str, Any] = {
     "name": "small",
     "data": [{"source": "reasoning_gym:chain_sum", "size": 3, "seed": 7}],

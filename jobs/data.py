@@ -36,7 +36,8 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*/[\w.\-]+")
 _UNREADABLE = (".csv", ".json", ".tsv", ".txt")
 
 # The tables count in int32.
-PositiveInt = Annotated[int, Field(gt=0, le=2**31 - 1)]
+MOST = 2**31 - 1
+PositiveInt = Annotated[int, Field(gt=0, le=MOST)]
 
 
 class SourceKind(StrEnum):

@@ -19,7 +19,7 @@ from itertools import count, islice
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, field_validator
 
 from cluster.repository import REPOSITORY
 from jobs.json_rows import Row, parse_line
@@ -37,7 +37,15 @@ _UNREADABLE = (".csv", ".json", ".tsv", ".txt")
 
 # The tables count in int32.
 MOST = 2**31 - 1
-PositiveInt = Annotated[int, Field(gt=0, le=MOST)]
+
+
+def _countable(value: int) -> int:
+    if value > MOST:
+        raise ValueError(f"{value} is more than the tables can count: use {MOST} or less")
+    return value
+
+
+PositiveInt = Annotated[int, Field(gt=0), AfterValidator(_countable)]
 
 
 class SourceKind(StrEnum):

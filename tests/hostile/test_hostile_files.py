@@ -154,6 +154,8 @@ def test_a_spoilt_run_folder_is_refused_in_one_line(case: Case, folder: Path) ->
     for read in (load_run, read_run):
         if case["file"] == "nodes.parquet" and read is read_run and case["do"] != "swap":
             continue  # a report looks at no nodes
+        if "whole" in case.values and read is read_run:
+            continue  # a report looks at two columns of the solutions
         with pytest.raises(StorageError) as caught:
             read(folder)
         assert_one_line(str(caught.value), case["words"])

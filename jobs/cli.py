@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from search.errors import BranchwiseError, RecipeError, first_cause
+from search.errors import BranchwiseError, RecipeError, first_cause, one_line
 
 EXIT_REFUSED = 2
 EXIT_PARTIAL = 1
@@ -257,5 +257,5 @@ def main() -> None:
         cause = first_cause(error)
         if not isinstance(cause, BranchwiseError):
             raise
-        print(f"error: {cause}", file=sys.stderr)
+        print(f"error: {one_line(cause)}", file=sys.stderr)
         sys.exit(EXIT_REFUSED)

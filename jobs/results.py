@@ -19,7 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster.repository import REPOSITORY
-from search.errors import StorageError
+from jobs.record_checks import record_fault
+from search.errors import StorageError, one_line
 from search.schemas import MAY_BE_MISSING, SCHEMA_VERSION, TABLES, VERSION_KEY
 
 RECORDED_LIBRARIES = (
@@ -36,6 +37,8 @@ ROWS_A_GROUP = 100_000
 # With long texts, rows are many bytes: what waits in memory must not depend on that.
 BYTES_A_GROUP = 32 << 20
 STREAMED = ("problems", "nodes", "solutions", "units", "routes", "stops")
+# With checksums, what a disk or a hand has changed since is an error, and not other numbers.
+_WRITTEN: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +116,7 @@ class RunWriter:
             self._write_record(self._record)
             for name in STREAMED:
                 path = self.folder / f"{name}.parquet"
-                self._writers[name] = pq.ParquetWriter(path, TABLES[name], compression="zstd")
+                self._writers[name] = pq.ParquetWriter(path, TABLES[name], **_WRITTEN)
         return self
 
     def add(self, name: str, rows: pa.Table) -> None:
@@ -158,23 +161,19 @@ def _writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError(f"cannot write the run folder {folder}: {_one_line(error)}") from error
+        raise StorageError(f"cannot write the run folder {folder}: {one_line(error)}") from error
 
 
 def write_table(folder: Path, name: str, table: pa.Table) -> None:
     """Writes one whole table of a run folder; raises StorageError."""
     _check_columns(name, table)
     with _writing(folder):
-        pq.write_table(table, folder / f"{name}.parquet", compression="zstd")
+        pq.write_table(table, folder / f"{name}.parquet", **_WRITTEN)
 
 
 def _check_columns(name: str, rows: pa.Table) -> None:
     if not rows.schema.equals(TABLES[name]):
         raise StorageError(f"rows for the table {name!r} do not have its columns")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,24 +197,26 @@ def load_run(path: str | Path) -> Run:
     return Run(load_record(folder), **{name: load_table(folder, name) for name in TABLES})
 
 
-def load_record(folder: Path) -> dict[str, Any]:
-    """What run.json says."""
+def load_record(folder: Path, *needed: str) -> dict[str, Any]:
+    """What run.json says; raises StorageError if it is damaged, or a needed key is missing."""
     try:
         record = json.loads((folder / "run.json").read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         record = None
     if not isinstance(record, dict):
         raise StorageError(f"{folder} is not a run folder: no readable run.json there")
+    if fault := record_fault(record, needed):
+        raise StorageError(f"{folder / 'run.json'} is not as a run writes it: {fault}")
     return record
 
 
 def load_table(folder: Path, name: str) -> pa.Table:
     """One table of a run, checked against its schema and version."""
     path = folder / f"{name}.parquet"
-    if name in MAY_BE_MISSING and not path.exists():
+    if name in MAY_BE_MISSING and not path.exists() and not path.is_symlink():
         return TABLES[name].empty_table()
-    with _reading(path):
-        table = pq.read_table(path)
+    with _reading(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
+        table = file.read()
     _check_schema(path, name, table.schema)
     return table
 
@@ -223,7 +224,7 @@ def load_table(folder: Path, name: str) -> pa.Table:
 def table_parts(folder: Path, name: str, columns: Sequence[str]) -> Iterator[pa.Table]:
     """Some columns of a table, a row group at a time, for tables that memory may not hold."""
     path = folder / f"{name}.parquet"
-    with _reading(path), pq.ParquetFile(path) as file:
+    with _reading(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
         _check_schema(path, name, file.schema_arrow)
         for group in range(file.num_row_groups):
             yield file.read_row_group(group, list(columns))
@@ -236,16 +237,17 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise StorageError(f"cannot read {path}: it is not there") from None
-    except (OSError, pa.ArrowException) as error:
-        raise StorageError(f"cannot read {path}: {_one_line(error)}") from error
+    except (OSError, ValueError, MemoryError, OverflowError, pa.ArrowException) as error:
+        raise StorageError(f"cannot read {path}: {one_line(error)}") from error
 
 
 def _check_schema(path: Path, name: str, schema: pa.Schema) -> None:
     if not schema.equals(TABLES[name]):
         raise StorageError(f"{path} does not have the columns of schema {SCHEMA_VERSION}")
-    version = (schema.metadata or {}).get(VERSION_KEY, b"none").decode()
-    if version != SCHEMA_VERSION:
-        message = f"{path} has schema version {version}"
+    version = (schema.metadata or {}).get(VERSION_KEY, b"none")
+    if version != SCHEMA_VERSION.encode():
+        shown = one_line(version.decode(errors="replace"))
+        message = f"{path} has schema version {shown}"
         raise StorageError(f"{message}: this Branchwise reads version {SCHEMA_VERSION}")
 
 

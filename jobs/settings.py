@@ -307,6 +307,9 @@ class WorkSettings(Section):
     speculation: bool = Field(
         default=True, description="Beam: write likely steps early where replicas have room"
     )
+    checkpoint_interval_s: PositiveFloat = Field(
+        default=30.0, description="Seconds of finished work that a killed run may lose"
+    )
     grading_timeout_s: PositiveFloat = Field(
         default=5.0, description="Seconds for grading one answer"
     )

@@ -1,9 +1,10 @@
 """Commits and what a later process makes of them: nothing lost, nothing twice, nothing again."""
 
 import asyncio
+import errno
 import json
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from jobs.recall import PolicyRecall, Recall
 from jobs.recipe import parse_recipe
 from jobs.recipe_changes import changes
 from jobs.run_folders import open_run
-from jobs.run_tables import of_recipe, write_tables
+from jobs.run_tables import of_recipe, write_parts, write_tables
 from jobs.run_writer import RunWriter
 from jobs.search_plans import WholeSearch
 from jobs.settings import Recipe
@@ -361,3 +362,105 @@ def test_rows_wait_while_the_store_is_away(tmp_path: Path) -> None:
     assert asyncio.run(write())
     rows = [log.read(part) for part in CommitLog(storage_at(tmp_path)).parts("units")]
     assert sum(map(len, rows)) == 2
+
+
+def waiting_row(size: int) -> pa.Table:
+    return pa.Table.from_pylist([{"unit_id": "a", "policy": "x", "error": "y" * size}], UNITS)
+
+
+def test_rows_that_wait_hold_nothing_they_came_in(tmp_path: Path) -> None:
+    """A work unit's message holds its nodes too: rows from it must not keep it."""
+
+    async def held() -> int:
+        async with RunWriter(CommitLog(storage_at(tmp_path)), 1e6) as writer:
+            before = pa.total_allocated_bytes()
+            message = pa.concat_tables([waiting_row(1_000_000), waiting_row(1)])
+            writer.add("units", message.combine_chunks().slice(1))
+            del message
+            return pa.total_allocated_bytes() - before
+
+    assert asyncio.run(held()) < 100_000
+
+
+def test_many_rows_are_committed_before_their_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.run_writer.BYTES_A_COMMIT", 100_000)
+    log = CommitLog(storage_at(tmp_path))
+
+    async def write() -> int:
+        async with RunWriter(log, 1e6) as writer:
+            for _ in range(4):
+                writer.add("units", waiting_row(60_000))
+                await writer.room()
+                await asyncio.sleep(0.1)
+            return len(log.numbers)
+
+    assert asyncio.run(write()) == 2
+
+
+def test_nothing_more_is_taken_while_too_much_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.run_writer.BYTES_HELD", 100_000)
+
+    async def write() -> bool:
+        async with RunWriter(CommitLog(storage_at(tmp_path)), 1e6) as writer:
+            writer.add("units", waiting_row(200_000))
+            waits = asyncio.create_task(writer.room())
+            await asyncio.sleep(0.05)
+            waited = not waits.done()
+            await writer.commit()
+            await waits
+            return waited
+
+    assert asyncio.run(write())
+
+
+def test_a_store_that_stays_away_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_: Any) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    folder = replace(storage_at(tmp_path), patience_s=0.0)
+
+    async def write() -> None:
+        async with RunWriter(CommitLog(folder), 0.01) as writer:
+            writer.add("units", waiting_row(1))
+            monkeypatch.setattr("jobs.storage._write_here", gone)
+            await asyncio.sleep(60)
+
+    with pytest.raises(ExceptionGroup) as raised:
+        asyncio.run(write())
+    assert isinstance(raised.value.exceptions[0], StorageError)
+
+
+def test_rows_of_another_schema_are_refused(tmp_path: Path) -> None:
+    async def write() -> None:
+        async with RunWriter(CommitLog(storage_at(tmp_path))) as writer:
+            with pytest.raises(StorageError, match="table 'nodes' do not have its columns"):
+                writer.add("nodes", waiting_row(1))
+
+    asyncio.run(write())
+
+
+def test_row_groups_end_with_rows_or_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobs.run_tables.ROWS_A_GROUP", 3)
+    write_parts(storage_at(tmp_path), "units", [waiting_row(1)] * 7)
+    monkeypatch.setattr("jobs.run_tables.BYTES_A_GROUP", 100_000)
+    write_parts(storage_at(tmp_path / "b"), "units", [waiting_row(60_000)] * 5)
+    for folder, sizes in ((tmp_path, [3, 3, 1]), (tmp_path / "b", [2, 2, 1])):
+        with storage_at(folder).parquet("units.parquet") as file:
+            groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+        assert groups == sizes
+
+
+def test_a_table_that_fails_half_way_is_not_there(tmp_path: Path) -> None:
+    def parts() -> Iterator[pa.Table]:
+        yield waiting_row(1)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(StorageError, match="No space left"):
+        write_parts(storage_at(tmp_path), "units", parts())
+    assert storage_at(tmp_path).names() == []

@@ -52,6 +52,11 @@ class CommitLog:
         self.was_continued = bool(self._parts)
         self._next = 1 + max((part.number for part in self._parts), default=0)
 
+    @property
+    def commits(self) -> int:
+        """How many count."""
+        return len({part.number for part in self._parts if part.number})
+
     def commit(self, tables: Mapping[str, pa.Table]) -> int:
         """Writes new rows, all or none of them; returns the number of the commit."""
         number, self._next = self._next, self._next + 1

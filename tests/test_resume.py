@@ -3,12 +3,15 @@
 import asyncio
 import errno
 import json
+import os
+import socket
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow as pa
 import pytest
 
@@ -297,16 +300,17 @@ def test_another_recipe_is_told_the_difference(tmp_path: Path) -> None:
         open_run(other)
 
 
-def test_a_run_that_is_written_to_is_left_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_that_is_written_to_is_left_alone(tmp_path: Path) -> None:
     recipe = parse_recipe(document(runs_folder=str(tmp_path)))
     with open_run(recipe) as run:
-        import os
-
-        monkeypatch.setattr(os, "getpid", lambda: -1)
-        with pytest.raises(StorageError, match="is being written to by process"):
-            open_run(recipe)
+        pass
+    other = psutil.Process(os.getppid())
+    writer = {"host": socket.gethostname(), "pid": other.pid, "started": other.create_time()}
+    (Path(run.folder.where) / "writer.json").write_text(json.dumps(writer))
+    with pytest.raises(StorageError, match=f"is being written to by process {other.pid}"):
+        open_run(recipe)
+    # A process that was killed, and another that has its number now.
+    (Path(run.folder.where) / "writer.json").write_text(json.dumps(writer | {"started": 1.0}))
     with open_run(recipe) as again:
         assert again.folder.where == run.folder.where
 
@@ -394,7 +398,7 @@ def test_many_rows_are_committed_before_their_time(
                 writer.add("units", waiting_row(60_000))
                 await writer.room()
                 await asyncio.sleep(0.1)
-            return len(log.numbers)
+            return log.commits
 
     assert asyncio.run(write()) == 2
 

@@ -1,4 +1,4 @@
-"""A run's folder: Parquet tables, the resolved recipe, versions. Written once, read by all.
+"""A run's folder when it is read: Parquet tables, the resolved recipe, versions.
 
 Invariant: a table in a run folder has its schema from `search.schemas`; `run.json` is written
 when the run starts and again when it ends, so a folder always says what it belongs to.
@@ -8,18 +8,18 @@ import contextlib
 import json
 import subprocess
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster.repository import REPOSITORY
 from jobs.record_checks import record_fault
+from jobs.storage import PARQUET
 from search.errors import StorageError, one_line
 from search.schemas import MAY_BE_MISSING, SCHEMA_VERSION, TABLES, VERSION_KEY
 
@@ -33,12 +33,6 @@ RECORDED_LIBRARIES = (
     "pyarrow",
     "math-verify",
 )
-ROWS_A_GROUP = 100_000
-# With long texts, rows are many bytes: what waits in memory must not depend on that.
-BYTES_A_GROUP = 32 << 20
-STREAMED = ("problems", "nodes", "solutions", "units", "routes", "stops")
-# With checksums, what a disk or a hand has changed since is an error, and not other numbers.
-_WRITTEN: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,91 +64,6 @@ def new_record(name: str, recipe: dict[str, Any], digest: str) -> RunRecord:
     )
 
 
-class _RowGroup:
-    """Rows that wait to be written together.
-
-    They are copied: a row that came in a work unit's message would hold all of the message.
-    """
-
-    def __init__(self, schema: pa.Schema) -> None:
-        self._buffer = pa.BufferOutputStream()
-        self._stream = pa.ipc.new_stream(self._buffer, schema)
-        self._rows = 0
-
-    def add(self, rows: pa.Table) -> None:
-        self._stream.write_table(rows)
-        self._rows += rows.num_rows
-
-    @property
-    def is_full(self) -> bool:
-        return self._rows >= ROWS_A_GROUP or self._buffer.tell() >= BYTES_A_GROUP
-
-    def write(self, writer: pq.ParquetWriter) -> None:
-        """Ends the group; nothing can be added any more."""
-        self._stream.close()
-        if self._rows:
-            rows = pa.ipc.open_stream(self._buffer.getvalue()).read_all()
-            # In the pieces they came in, single rows would take many times as long to write.
-            writer.write_table(rows.combine_chunks(), row_group_size=self._rows)
-
-
-class RunWriter:
-    """Writes tables as rows come in; memory holds at most one row group a table.
-
-    Rows that are added together stand in one row group.
-    """
-
-    def __init__(self, runs_folder: Path, record: RunRecord) -> None:
-        self.folder = runs_folder / record.run_id
-        self._record = record
-        self._waiting = {name: _RowGroup(TABLES[name]) for name in STREAMED}
-        self._writers: dict[str, pq.ParquetWriter] = {}
-
-    def __enter__(self) -> Self:
-        with _writing(self.folder):
-            self.folder.mkdir(parents=True)
-            self._write_record(self._record)
-            for name in STREAMED:
-                path = self.folder / f"{name}.parquet"
-                self._writers[name] = pq.ParquetWriter(path, TABLES[name], **_WRITTEN)
-        return self
-
-    def add(self, name: str, rows: pa.Table) -> None:
-        """Appends rows to a table; raises StorageError if they do not have its schema."""
-        _check_columns(name, rows)
-        self._waiting[name].add(rows)
-        if self._waiting[name].is_full:
-            with _writing(self.folder):
-                self._flush(name)
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        # A table that cannot be finished must not keep the others from being closed.
-        with contextlib.ExitStack() as closing:
-            for name, writer in self._writers.items():
-                closing.enter_context(_writing(self.folder))
-                closing.callback(writer.close)
-                closing.callback(self._flush, name)
-
-    def finish(self) -> None:
-        """Notes that everything that belongs to the run has been written."""
-        with _writing(self.folder):
-            finished = datetime.now(UTC).isoformat(timespec="seconds")
-            self._write_record(self._record, finished_at=finished)
-
-    def _flush(self, name: str) -> None:
-        group, self._waiting[name] = self._waiting[name], _RowGroup(TABLES[name])
-        group.write(self._writers[name])
-
-    def _write_record(self, record: RunRecord, **changes: str) -> None:
-        text = json.dumps(asdict(record) | changes, indent=2, sort_keys=True)
-        (self.folder / "run.json").write_text(text + "\n")
-
-
 @contextlib.contextmanager
 def _writing(folder: Path) -> Iterator[None]:
     """Names the border that a failed write crossed."""
@@ -168,7 +77,7 @@ def write_table(folder: Path, name: str, table: pa.Table) -> None:
     """Writes one whole table of a run folder; raises StorageError."""
     _check_columns(name, table)
     with _writing(folder):
-        pq.write_table(table, folder / f"{name}.parquet", **_WRITTEN)
+        pq.write_table(table, folder / f"{name}.parquet", **PARQUET)
 
 
 def _check_columns(name: str, rows: pa.Table) -> None:

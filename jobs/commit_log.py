@@ -58,6 +58,11 @@ class CommitLog:
         """How many count."""
         return len({part.number for part in self._parts if part.number})
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing has been finished."""
+        return not self._parts
+
     def commit(self, tables: Mapping[str, pa.Table]) -> int:
         """Writes new rows, all or none of them; returns the number of the commit."""
         number, self._next = self._next, self._next + 1

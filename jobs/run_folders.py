@@ -29,25 +29,33 @@ _SHOWN = 6
 log = logging.getLogger("branchwise")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class OpenRun:
-    """A run folder that this process writes to, for as long as the context lasts."""
+    """A run folder that this process writes to, for as long as the context lasts.
+
+    One in which nothing was finished is removed: there is nothing to go on with.
+    """
 
     folder: Storage
     record: RunRecord
     log: CommitLog
+    _ended: bool = False
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *raised: object) -> None:
-        self.folder.delete(WRITER)
+        if self.log.is_empty and not self._ended:
+            self.folder.remove()
+        else:
+            self.folder.delete(WRITER)
 
     def finish(self) -> None:
         """Notes that everything that belongs to the run has been written."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
         _write_json(self.folder, RECORD, asdict(self.record) | {"finished_at": now})
         self.log.delete()
+        self._ended = True
 
 
 def open_run(recipe: Recipe, into: str | None = None, fresh: bool = False) -> OpenRun:

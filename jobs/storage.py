@@ -118,6 +118,15 @@ class Storage:
 
         self._tried(f"delete {name} in", delete)
 
+    def remove(self) -> None:
+        """Removes the folder itself with all that is in it."""
+
+        def remove() -> None:
+            if self._files.get_file_info(self._path).type == fs.FileType.Directory:
+                self._files.delete_dir(self._path)
+
+        self._tried("remove", remove)
+
     def _at(self, name: str) -> str:
         return f"{self._path}/{name}"
 

@@ -23,7 +23,7 @@ from jobs.grading import Graders
 from jobs.recall import PolicyRecall, Recall
 from jobs.recipe import parse_recipe
 from jobs.recipe_changes import changes
-from jobs.run_folders import open_run
+from jobs.run_folders import OpenRun, open_run
 from jobs.run_tables import of_recipe, write_parts, write_tables
 from jobs.run_writer import RunWriter
 from jobs.search_plans import WholeSearch
@@ -278,10 +278,16 @@ def test_a_larger_n_may_replace_a_smaller_one_where_parts_are_independent(
     assert (changes(before, now) == []) == may
 
 
+def begun(recipe: Recipe) -> OpenRun:
+    """A run that was stopped when it had finished something."""
+    with open_run(recipe) as run:
+        run.log.commit({"units": waiting_row(1)})
+    return run
+
+
 def test_the_unfinished_run_is_the_one_that_goes_on(tmp_path: Path) -> None:
     recipe = parse_recipe(document(runs_folder=str(tmp_path)))
-    with open_run(recipe) as first:
-        pass
+    first = begun(recipe)
     with open_run(recipe) as second:
         assert second.folder.where == first.folder.where
         second.finish()
@@ -291,10 +297,19 @@ def test_the_unfinished_run_is_the_one_that_goes_on(tmp_path: Path) -> None:
         assert again.record.run_id == first.record.run_id
 
 
+def test_a_run_that_finished_nothing_leaves_nothing(tmp_path: Path) -> None:
+    recipe = parse_recipe(document(runs_folder=str(tmp_path)))
+    with pytest.raises(RecipeError), open_run(recipe):
+        raise RecipeError("no GPU")
+    assert list(tmp_path.iterdir()) == []
+    with open_run(recipe.model_copy(update={"seed": 7})) as other:
+        other.finish()
+    assert [each.name for each in tmp_path.iterdir()] == [other.record.run_id]
+
+
 def test_another_recipe_is_told_the_difference(tmp_path: Path) -> None:
     recipe = parse_recipe(document(runs_folder=str(tmp_path)))
-    with open_run(recipe):
-        pass
+    begun(recipe)
     other = recipe.model_copy(update={"seed": 7})
     with pytest.raises(RecipeError, match=r"another recipe \(seed: 4 -> 7\).*--fresh"):
         open_run(other)
@@ -302,8 +317,7 @@ def test_another_recipe_is_told_the_difference(tmp_path: Path) -> None:
 
 def test_a_run_that_is_written_to_is_left_alone(tmp_path: Path) -> None:
     recipe = parse_recipe(document(runs_folder=str(tmp_path)))
-    with open_run(recipe) as run:
-        pass
+    run = begun(recipe)
     other = psutil.Process(os.getppid())
     writer = {"host": socket.gethostname(), "pid": other.pid, "started": other.create_time()}
     (Path(run.folder.where) / "writer.json").write_text(json.dumps(writer))

@@ -90,14 +90,17 @@ class Efficiencies:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--real", action="store_true", help="through Serve as well")
+    parser.add_argument("--only", nargs="+", choices=list(KINDS), default=list(KINDS))
+    parser.add_argument("--repetitions", type=int, help="of each, after one that warms up")
     parser.add_argument("--toy", action="store_true", help="small, to see that it works")
     writes_results(parser)
     options = parser.parse_args(arguments)
     logging.getLogger("branchwise").setLevel(logging.WARNING)
     size = TOY if options.toy else Size()
-    found = [line for kind in KINDS for line in virtual(size, kind)]
+    size = replace(size, repetitions=options.repetitions or size.repetitions)
+    found = [line for kind in options.only for line in virtual(size, kind)]
     if options.real:
-        found += [line for kind in KINDS for line in asyncio.run(real(size, kind))]
+        found += [line for kind in options.only for line in asyncio.run(real(size, kind))]
     table = Table("scaling", "replicas", "seconds", "efficiency (median)", "spread")
     for line in found:
         table.add_row(*line.row())

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from search.errors import BranchwiseError, RecipeError, first_cause
+from search.errors import BranchwiseError, RecipeError, first_cause, one_line
 
 EXIT_REFUSED = 2
 EXIT_PARTIAL = 1
@@ -32,8 +32,17 @@ def run(
         str | None,
         typer.Option(help="Ray cluster; else RAY_ADDRESS; else a local one is started."),
     ] = None,
+    into: Annotated[
+        str | None, typer.Option(help="A run folder to go on with, also if it has ended.")
+    ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="A new run, even if one is not finished.")
+    ] = False,
 ) -> None:
-    """Run a recipe: search, grade, write tables and the report."""
+    """Run a recipe: search, grade, write tables and the report.
+
+    A run of the recipe that was not finished is continued.
+    """
     from jobs.recipe import load_recipe
 
     checked = load_recipe(recipe, overrides or [])
@@ -44,7 +53,7 @@ def run(
     from jobs.summary import print_summary
 
     console = Console()
-    outcome = run_recipe(checked, address, console)
+    outcome = run_recipe(checked, address, console, into=into, fresh=fresh)
     files = write_report([outcome.folder], outcome.folder)
     print_summary(outcome, files, console)
     if outcome.failed_units or outcome.bad_problems:
@@ -257,5 +266,5 @@ def main() -> None:
         cause = first_cause(error)
         if not isinstance(cause, BranchwiseError):
             raise
-        print(f"error: {cause}", file=sys.stderr)
+        print(f"error: {one_line(cause)}", file=sys.stderr)
         sys.exit(EXIT_REFUSED)

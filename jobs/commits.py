@@ -9,7 +9,7 @@ import asyncio
 import pyarrow as pa
 
 from jobs.grading import Graders
-from jobs.results import RunWriter
+from jobs.run_writer import RunWriter
 from search.problem import Problem
 
 

@@ -8,20 +8,23 @@ Libraries that are slow to import are imported by the one reader that needs them
 import dataclasses
 import difflib
 import json
+import math
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, PositiveInt, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, field_validator
 
 from cluster.repository import REPOSITORY
+from jobs.json_rows import Row, parse_line
 from search.answers import boxed_answer
-from search.errors import RecipeError
+from search.errors import RecipeError, one_line
 from search.problem import Problem
 
 REASONING_GYM = "reasoning_gym:"
@@ -31,6 +34,18 @@ ID_FIELDS = ("id", "unique_id", "problem_id")
 _GSM8K_MARK = "####"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*/[\w.\-]+")
 _UNREADABLE = (".csv", ".json", ".tsv", ".txt")
+
+# The tables count in int32.
+MOST = 2**31 - 1
+
+
+def _countable(value: int) -> int:
+    if value > MOST:
+        raise ValueError(f"{value} is more than the tables can count: use {MOST} or less")
+    return value
+
+
+PositiveInt = Annotated[int, Field(gt=0), AfterValidator(_countable)]
 
 
 class SourceKind(StrEnum):
@@ -99,15 +114,6 @@ class BadProblem:
 LoadedProblem = Problem | BadProblem
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """A row as read: its columns, or why it could not be read. Rows count from 0."""
-
-    number: int
-    columns: dict[str, Any]
-    error: str = ""
-
-
 def did_you_mean(word: str, known: Sequence[str]) -> str:
     """The end of a message about an unknown word: the nearest known one, or all of them."""
     near = difflib.get_close_matches(word, known, n=1)
@@ -116,9 +122,12 @@ def did_you_mean(word: str, known: Sequence[str]) -> str:
 
 def find_path(value: str) -> Path | None:
     """An existing path: looked up from the current folder, then from the repository root."""
-    path = Path(value).expanduser()
-    places = (path, REPOSITORY / path)
-    return next((place.absolute() for place in places if place.exists()), None)
+    try:
+        path = Path(value).expanduser()
+        places = (path, REPOSITORY / path)
+        return next((place.absolute() for place in places if place.exists()), None)
+    except (OSError, RuntimeError, ValueError):  # too long, nobody's home, or no path at all
+        return None
 
 
 def is_hub_id(value: str) -> bool:
@@ -151,7 +160,7 @@ def load_problems(sources: Sequence[DataSource]) -> list[LoadedProblem]:
         try:
             problems += _READERS[source_kind(source.source)](source)
         except RecipeError as error:
-            raise RecipeError(f"data.{place}: {_one_line(error)}") from None
+            raise RecipeError(f"data.{place}: {one_line(error)}") from None
     return _with_unique_ids(problems)
 
 
@@ -176,7 +185,7 @@ def _draw_entries(task: str, seed: int, source: DataSource) -> list[dict[str, An
     try:
         return list(reasoning_gym.create_dataset(task, seed=seed, **sized, **source.options))
     except Exception as error:  # tasks check their options in ways of their own
-        raise RecipeError(f"options of {task} do not work: {_one_line(error)}") from None
+        raise RecipeError(f"options of {task} do not work: {one_line(error)}") from None
 
 
 def _check_task_options(options: dict[str, JsonValue], config: type) -> None:
@@ -203,38 +212,29 @@ def _read_jsonl(source: DataSource) -> list[LoadedProblem]:
         with _existing_file(source.source).open("rb") as lines:
             written = ((number, line) for number, line in enumerate(lines, 1) if line.strip())
             limited = islice(written, source.size)
-            rows = [_parse_line(row, *numbered) for row, numbered in enumerate(limited)]
+            rows = [parse_line(row, *numbered) for row, numbered in enumerate(limited)]
     except OSError as error:
         raise RecipeError(f"cannot read {source.source!r}: {error.strerror}") from None
     return _problems(source, rows, Path(source.source).stem)
 
 
-def _parse_line(row: int, line_number: int, line: bytes) -> _Row:
-    try:
-        columns = json.loads(line.decode("utf-8-sig"), parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        return _Row(row, {}, f"line {line_number} is not valid JSON: {_one_line(error)}")
-    if not isinstance(columns, dict):
-        return _Row(row, {}, f"line {line_number} is not a JSON object")
-    return _Row(row, columns)
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON number")
-
-
 def _read_parquet(source: DataSource) -> list[LoadedProblem]:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     path = _existing_file(source.source)
     try:
         with pq.ParquetFile(path) as file:
+            _check_twins(file.schema_arrow.names)
             batches = (batch.to_pylist() for batch in file.iter_batches())
             rows = _numbered((row for batch in batches for row in batch), source.size)
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise RecipeError(f"cannot read {source.source!r}: {_one_line(error)}") from None
+    except Exception as error:  # a damaged file fails in too many ways to name them
+        raise RecipeError(f"cannot read {source.source!r}: {one_line(error)}") from None
     return _problems(source, rows, path.stem)
+
+
+def _check_twins(names: list[str]) -> None:
+    if twins := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"the column {twins[0]!r} is there twice")
 
 
 def _read_hub(source: DataSource) -> list[LoadedProblem]:
@@ -247,7 +247,7 @@ def _read_hub(source: DataSource) -> list[LoadedProblem]:
         )
     except Exception as error:  # the hub fails in too many ways to name them
         raise RecipeError(
-            f"cannot load {source.source!r} ({type(error).__name__}: {_one_line(error)}): check "
+            f"cannot load {source.source!r} ({type(error).__name__}: {one_line(error)}): check "
             "its id, its split and the network"
         ) from None
     return _problems(source, rows, source.source.rpartition("/")[2])
@@ -268,11 +268,11 @@ def _existing_file(name: str) -> Path:
     return path
 
 
-def _numbered(rows: Iterable[dict[str, Any]], size: int | None) -> list[_Row]:
-    return [_Row(number, row) for number, row in enumerate(islice(rows, size))]
+def _numbered(rows: Iterable[dict[str, Any]], size: int | None) -> list[Row]:
+    return [Row(number, row) for number, row in enumerate(islice(rows, size))]
 
 
-def _problems(source: DataSource, rows: list[_Row], label: str) -> list[LoadedProblem]:
+def _problems(source: DataSource, rows: list[Row], label: str) -> list[LoadedProblem]:
     if not rows:
         raise RecipeError(f"{source.source!r} holds no problems")
     readable = [row for row in rows if not row.error]
@@ -313,7 +313,7 @@ class _Fields:
                     f"{', '.join(sorted(columns))}"
                 )
 
-    def problem(self, row: _Row, default_id: str) -> LoadedProblem:
+    def problem(self, row: Row, default_id: str) -> LoadedProblem:
         columns = dict(row.columns)
         problem_id, text, reference = (
             _take(columns, names) for names in (self.identity, self.text, self.reference)
@@ -348,7 +348,10 @@ def _text_fault(text: Any) -> str:
         return "the row has no text"
     if not isinstance(text, str):
         return f"the text is a {type(text).__name__}, not text"
-    return "" if _valid(text) == text else "the text holds half a Unicode character pair"
+    if _valid(text) != text:
+        return "the text holds half a Unicode character pair"
+    seen = any(letter.isprintable() and not letter.isspace() for letter in text)
+    return "" if seen else "the row has no text that can be seen"
 
 
 def _reference_fault(reference: Any, answer: str) -> str:
@@ -357,6 +360,8 @@ def _reference_fault(reference: Any, answer: str) -> str:
         return "" if whole else "the reference answer holds half a Unicode character pair"
     if reference is None or isinstance(reference, str):
         return "the row has no reference answer"
+    if isinstance(reference, float | Decimal):
+        return f"the reference answer is {reference}: give a finite number"
     return f"the reference answer is a {type(reference).__name__}, not text or a number"
 
 
@@ -366,6 +371,8 @@ def reference_answer(value: Any) -> str:
     Of a worked solution it is the content of the last box, or what follows the last `####`
     (GSM8K).
     """
+    if isinstance(value, float | Decimal) and not math.isfinite(value):
+        return ""
     if isinstance(value, bool | int | float | Decimal):
         return str(value)
     if not isinstance(value, str):
@@ -384,10 +391,6 @@ def _as_json(metadata: dict[str, Any]) -> str:
     return json.dumps(json.loads(text, parse_constant=lambda _: None))
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
-
-
 def _with_unique_ids(problems: Sequence[LoadedProblem]) -> list[LoadedProblem]:
     taken, seen = {problem.problem_id for problem in problems}, set[str]()
     return list(_marked(problems, taken, seen))
@@ -397,20 +400,20 @@ def _marked(
     problems: Sequence[LoadedProblem], taken: set[str], seen: set[str]
 ) -> Iterator[LoadedProblem]:
     """Keeps the first of each id; a later one gets an id that no row has, and an error."""
+    counts: defaultdict[str, Iterator[int]] = defaultdict(lambda: count(2))
     for problem in problems:
         if problem.problem_id in seen:
-            problem = _duplicate(problem, taken)
+            problem = _duplicate(problem, taken, counts[problem.problem_id])
         seen.add(problem.problem_id)
         yield problem
 
 
-def _duplicate(problem: LoadedProblem, taken: set[str]) -> BadProblem:
+def _duplicate(problem: LoadedProblem, taken: set[str], numbers: Iterator[int]) -> BadProblem:
     fault = f"the id {problem.problem_id!r} is that of an earlier row"
     if isinstance(problem, BadProblem):
         fault = f"{problem.error}; {fault}"
-    number = 2
-    while (problem_id := f"{problem.problem_id}#{number}") in taken:
-        number += 1
+    names = (f"{problem.problem_id}#{number}" for number in numbers)
+    problem_id = next(name for name in names if name not in taken)
     taken.add(problem_id)
     parts = (problem.text, problem.reference_answer, problem.metadata)
     return BadProblem(problem_id, *parts, error=fault)

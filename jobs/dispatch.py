@@ -13,13 +13,16 @@ import pyarrow as pa
 
 from cluster.backlog import Backlog
 from cluster.fanout import UnitTables
-from jobs.results import RunWriter
+from jobs.recall import Piece, PolicyRecall
+from jobs.run_writer import RunWriter
 from search.partition import WorkUnit
 from search.problem import Problem
 from search.schemas import SOLUTIONS, UNITS
 
 # What a unit brought: rows of `SOLUTIONS`, not graded, and its row of `UNITS`.
-_Brought: TypeAlias = "asyncio.Future[tuple[pa.Table, pa.Table]]"
+_Brought: TypeAlias = "tuple[pa.Table, pa.Table]"
+# Asked when it is needed: what is recalled is not read before.
+_Coming: TypeAlias = "Callable[[], Awaitable[_Brought]]"
 
 
 class Run(Protocol):
@@ -38,6 +41,11 @@ class Run(Protocol):
 class SearchPlan(Protocol):
     """One search of a recipe: which units it begins with, and what it does when they are back."""
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether its first units are all that it ever runs, whatever they bring."""
+        ...
+
     def first_units(self, problem: Problem) -> list[WorkUnit]:
         """What is run of every problem."""
         ...
@@ -51,7 +59,9 @@ class Dispatch:
     """One policy's searches over all problems.
 
     tasks: what the problems run in. commit: awaited with all solutions of a problem when its
-    searches have ended. `later_units` counts what was asked for after the first units.
+    searches have ended, unless nothing of it is new. skip: called with a problem that needs
+    nothing any more. recall: what has been run before. `later_units` counts what was asked for
+    after the first units.
     """
 
     def __init__(
@@ -61,56 +71,101 @@ class Dispatch:
         writer: RunWriter,
         commit: Callable[[Problem, pa.Table], Awaitable[None]],
         tasks: asyncio.TaskGroup,
+        recall: PolicyRecall,
+        skip: Callable[[Problem], None],
     ) -> None:
+        self._recall, self._skip = recall, skip
+        self._with_news: set[str] = set()
         self.backlog = Backlog(self._started(problems), is_open=True)
         self._plans, self._writer, self._commit, self._tasks = plans, writer, commit, tasks
-        self._waiting: dict[str, _Brought] = {}
+        self._waiting: dict[str, asyncio.Future[_Brought]] = {}
         self._under_way, self._all_started = 0, False
         self.later_units = 0
 
     def deliver(self, done: UnitTables) -> None:
         """Writes what a unit left, and passes its solutions on."""
-        self._writer.add("nodes", done.nodes)
-        self._writer.add("units", done.units)
+        self._write(done.nodes, done.solutions, done.units)
         self._waiting.pop(done.unit.unit_id).set_result((done.solutions, done.units))
 
     def _started(self, problems: Iterable[Problem]) -> Iterator[WorkUnit]:
         """The first units of each problem, which is under way from then on."""
         for problem in problems:
-            firsts = [plan.first_units(problem) for plan in self._plans]
-            coming = [self._expected(units) for units in firsts]
+            firsts = [self._pieces(plan.first_units(problem)) for plan in self._plans]
+            if self._is_over(problem, firsts):
+                self._skip(problem)
+                continue
+            coming = [self._expected(pieces) for pieces in firsts]
             self._under_way += 1
             self._tasks.create_task(self._search(problem, coming))
-            yield from (unit for units in firsts for unit in units)
+            yield from (piece.unit for pieces in firsts for piece in pieces if not piece.held)
         self._all_started = True
         self._close_when_done()
 
-    async def _search(self, problem: Problem, coming: "Sequence[Sequence[_Brought]]") -> None:
+    async def _search(self, problem: Problem, coming: "Sequence[Sequence[_Coming]]") -> None:
         async with asyncio.TaskGroup() as tasks:
             searches = [
                 tasks.create_task(self._finished(problem, plan, units))
                 for plan, units in zip(self._plans, coming, strict=True)
             ]
-        await self._commit(problem, pa.concat_tables([search.result() for search in searches]))
+        name = problem.problem_id
+        if name in self._with_news or not self._recall.is_graded(name):
+            await self._commit(problem, pa.concat_tables([each.result() for each in searches]))
+        else:
+            self._skip(problem)
+        self._with_news.discard(name)
         self._under_way -= 1
         self._close_when_done()
 
     async def _finished(
-        self, problem: Problem, plan: SearchPlan, coming: "Sequence[_Brought]"
+        self, problem: Problem, plan: SearchPlan, coming: "Sequence[_Coming]"
     ) -> pa.Table:
         run = _ProblemRun(self._more)
         return await plan.finish(problem, await run.back(coming), run)
 
-    def _more(self, units: Sequence[WorkUnit]) -> "list[_Brought]":
-        coming = self._expected(units)
-        self.later_units += len(units)
-        self.backlog.add(units)
+    def _more(self, units: Sequence[WorkUnit]) -> "list[_Coming]":
+        pieces = self._pieces(units)
+        coming = self._expected(pieces)
+        missing = [piece.unit for piece in pieces if not piece.held]
+        self.later_units += len(missing)
+        self.backlog.add(missing)
         return coming
 
-    def _expected(self, units: Sequence[WorkUnit]) -> "list[_Brought]":
-        loop = asyncio.get_running_loop()
-        self._waiting |= {unit.unit_id: loop.create_future() for unit in units}
-        return [self._waiting[unit.unit_id] for unit in units]
+    def _is_over(self, problem: Problem, firsts: Sequence[Sequence[Piece]]) -> bool:
+        """Whether an earlier process has run, graded and committed all of a problem."""
+        pieces = (piece for each in firsts for piece in each)
+        is_held = all(piece.held and not piece.is_renamed for piece in pieces)
+        are_whole = all(plan.is_whole for plan in self._plans)
+        return are_whole and is_held and self._recall.is_graded(problem.problem_id)
+
+    def _pieces(self, units: Iterable[WorkUnit]) -> list[Piece]:
+        pieces = [piece for unit in units for piece in self._recall.pieces(unit)]
+        news = (piece for piece in pieces if piece.is_renamed or not piece.held)
+        self._with_news |= {piece.unit.problem.problem_id for piece in news}
+        return pieces
+
+    def _expected(self, pieces: Sequence[Piece]) -> "list[_Coming]":
+        return [self._recalled(each) if each.held else self._awaited(each) for each in pieces]
+
+    def _awaited(self, piece: Piece) -> _Coming:
+        future = asyncio.get_running_loop().create_future()
+        self._waiting[piece.unit.unit_id] = future
+        return lambda: future
+
+    def _recalled(self, piece: Piece) -> _Coming:
+        async def read() -> _Brought:
+            nodes, solutions, units = (
+                self._recall.rows(piece, name) for name in ("nodes", "found", "units")
+            )
+            if piece.is_renamed:
+                self._write(nodes, solutions, units)
+            return solutions, units
+
+        return read
+
+    def _write(self, nodes: pa.Table, solutions: pa.Table, units: pa.Table) -> None:
+        self._writer.add("nodes", nodes)
+        self._writer.add("found", solutions)
+        self._writer.add("units", units)
 
     def _close_when_done(self) -> None:
         if self._all_started and not self._under_way:
@@ -120,15 +175,15 @@ class Dispatch:
 class _ProblemRun:
     """A `Run`; `more` starts units."""
 
-    def __init__(self, more: "Callable[[Sequence[WorkUnit]], list[_Brought]]") -> None:
+    def __init__(self, more: "Callable[[Sequence[WorkUnit]], list[_Coming]]") -> None:
         self._more, self._rows = more, [UNITS.empty_table()]
 
     async def __call__(self, units: Sequence[WorkUnit]) -> pa.Table:
         return await self.back(self._more(units))
 
-    async def back(self, coming: "Sequence[_Brought]") -> pa.Table:
-        """The solutions of units that were started."""
-        brought = [await each for each in coming]
+    async def back(self, coming: "Sequence[_Coming]") -> pa.Table:
+        """The solutions of units that were started or are recalled."""
+        brought = [await each() for each in coming]
         self._rows += [units for _, units in brought]
         solutions = [solutions for solutions, _ in brought]
         return pa.concat_tables([SOLUTIONS.empty_table(), *solutions])

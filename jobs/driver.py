@@ -26,11 +26,14 @@ from jobs.grading import Graders
 from jobs.models import policy_spec, prm_spec
 from jobs.plan_searches import routed_solutions, search_plans, stops_table
 from jobs.progress import ProgressDisplay
-from jobs.recipe import recipe_digest
-from jobs.results import RunWriter, load_table, new_record, table_parts, write_table
+from jobs.recall import PolicyRecall, Recall
+from jobs.results import load_table, table_parts, write_table
 from jobs.routed_checks import check_overlap
 from jobs.routes_rows import routes_rows
 from jobs.routes_table import routed_answers
+from jobs.run_folders import OpenRun, open_run
+from jobs.run_tables import of_recipe, write_tables
+from jobs.run_writer import RunWriter
 from jobs.samples import SAMPLE_COLUMNS, samples_of_parts
 from jobs.settings import Recipe
 from search.problem import Problem
@@ -48,21 +51,41 @@ class RunOutcome:
     bad_problems: int
 
 
-def run_recipe(recipe: Recipe, address: str | None, console: Console) -> RunOutcome:
-    """Runs a recipe and returns its folder; raises BranchwiseError if it cannot start."""
+def run_recipe(
+    recipe: Recipe,
+    address: str | None,
+    console: Console,
+    *,
+    into: str | None = None,
+    fresh: bool = False,
+) -> RunOutcome:
+    """Runs a recipe, or what is missing of it, and returns its folder.
+
+    into, fresh: see `jobs.run_folders.open_run`. Raises BranchwiseError if it cannot start.
+    """
     check_fit(recipe)
-    return asyncio.run(_run(recipe, address, console))
-
-
-async def _run(recipe: Recipe, address: str | None, console: Console) -> RunOutcome:
     loaded = load_problems(recipe.data)
     check_overlap(recipe, [row for row in loaded if isinstance(row, Problem)])
-    record = new_record(recipe.name, recipe.model_dump(mode="json"), recipe_digest(recipe))
-    with RunWriter(Path(recipe.runs_folder), record) as writer:
-        searched = await _search_all(recipe, address, loaded, writer, console)
-    _write_answers(writer.folder, searched.problems, recipe)
-    writer.finish()
-    return RunOutcome(writer.folder, searched.failed_units, searched.bad_problems)
+    with open_run(recipe, into, fresh) as run:
+        return asyncio.run(_run(recipe, run, address, loaded, console))
+
+
+async def _run(
+    recipe: Recipe,
+    run: OpenRun,
+    address: str | None,
+    loaded: list[Problem | BadProblem],
+    console: Console,
+) -> RunOutcome:
+    recall = Recall(run.log)
+    async with RunWriter(run.log, recipe.work.checkpoint_interval_s) as writer:
+        searched = await _search_all(recipe, address, loaded, writer, recall, console)
+    folder = Path(run.folder.where)
+    write_table(folder, "problems", problems_table(searched.problems, searched.bad))
+    write_tables(run.log, run.folder, of_recipe(recipe))
+    _write_answers(folder, searched.problems, recipe)
+    run.finish()
+    return RunOutcome(folder, searched.failed_units, len(searched.bad))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +94,7 @@ class _Searched:
 
     problems: list[Problem]
     failed_units: int
-    bad_problems: int
+    bad: list[BadProblem]
 
 
 async def _search_all(
@@ -79,6 +102,7 @@ async def _search_all(
     address: str | None,
     loaded: list[Problem | BadProblem],
     writer: RunWriter,
+    recall: Recall,
     console: Console,
 ) -> _Searched:
     """Every policy of the ladder in turn, with the PRM deployed once."""
@@ -93,14 +117,14 @@ async def _search_all(
             Graders(work.grading_processes, work.grading_timeout_s) as graders,
         ):
             problems, bad = await _split_gradable(loaded, graders)
-            writer.add("problems", problems_table(problems, bad))
             for policy in policies:
                 log.info("deploying %s", policy.name)
                 async with deployed("policy", policy) as policy_replicas:
                     ready = await asyncio.gather(policy_replicas, prm_replicas)
                     site = _site(recipe, policy, *ready)
-                    failed += await _search(recipe, site, problems, writer, graders, console)
-    return _Searched(problems, failed, len(bad))
+                    known = PolicyRecall(recall, policy.name)
+                    failed += await _search(recipe, site, problems, writer, known, graders, console)
+    return _Searched(problems, failed, bad)
 
 
 async def _search(
@@ -108,6 +132,7 @@ async def _search(
     site: Site,
     problems: list[Problem],
     writer: RunWriter,
+    recall: PolicyRecall,
     graders: Graders,
     console: Console,
 ) -> int:
@@ -122,13 +147,15 @@ async def _search(
         progress.finish_problem(checked)
 
     each = sum(len(plan.first_units(problem)) for problem in problems[:1] for plan in plans)
-    first_units = each * len(problems)
+    first_units = max(1, each * len(problems) - recall.units)
     display = ProgressDisplay(site.policy_name, len(problems), first_units, console)
     with display as progress:
         async with asyncio.TaskGroup() as tasks:
-            dispatch = Dispatch(problems, plans, writer, commit, tasks)
+            skip = progress.skip_problem
+            dispatch = Dispatch(problems, plans, writer, commit, tasks, recall, skip)
             async for done in run_units(dispatch.backlog, site, bound):
                 await commits.ready()
+                await writer.room()
                 progress.add_unit(done.units, first_units + dispatch.later_units)
                 dispatch.deliver(done)
     writer.add("stops", stops_table(plans, site.policy_name))

@@ -44,7 +44,9 @@ def world_size(model: ModelSettings) -> int:
 
 def _gpu_complaints(where: str, model: ModelSettings) -> Iterator[str]:
     gpus, size = model.gpus_per_replica, world_size(model)
-    if gpus > 1 and gpus != int(gpus):
+    if 0 < gpus < ROUNDING:
+        yield f"{where}.gpus_per_replica={gpus:g}: Ray counts GPUs in parts of 1/10000: use more"
+    elif gpus > 1 and gpus != int(gpus):
         yield f"{where}.gpus_per_replica={gpus:g}: use a whole number, or a part of one GPU"
     elif model.engine == "transformers" and gpus > 1:
         yield f"{where}.gpus_per_replica={gpus:g}: transformers uses one; set 1, or engine: vllm"
@@ -163,8 +165,10 @@ def _most(models: list[ModelSettings], left: float) -> float:
     if not models:
         return 0.0
     first, *others = models
-    gpus, share = first.gpus_per_replica, _memory_share(first)
+    gpus, share = max(first.gpus_per_replica, ROUNDING), _memory_share(first)
     fitting = min(first.replicas, int((left + ROUNDING) / gpus))
+    if not others:
+        return max(0.0, fitting * share)
     return max(count * share + _most(others, left - count * gpus) for count in range(fitting + 1))
 
 

@@ -137,7 +137,7 @@ def gather(folders: Sequence[Path], probe: int, budgets: Iterable[float]) -> Lea
     texts: dict[str, str] = {}
     runs: list[FittedRun] = []
     for folder in folders:
-        record = load_record(folder)
+        record = load_record(folder, "run_id", "recipe", "recipe_digest", "seeds")
         runs.append(FittedRun(run_id=record["run_id"], recipe_digest=record["recipe_digest"]))
         _add_texts(texts, folder)
         _add_run(piles, folder, record, probe, list(budgets))
@@ -210,7 +210,9 @@ class _Run:
         parameters = {name: policy for name, (policy, _) in sizes.items()}
         model = (recipe.get("prm") or {}).get("model", "")
         costs = problem_costs(units, SEARCH_KEY, parameters)
-        return cls(Path(model).name, record["seeds"]["run"], _reductions(recipe), sizes, costs)
+        return cls(
+            Path(model).name, record["seeds"].get("run", 0), _reductions(recipe), sizes, costs
+        )
 
     def sizes(self, policy: str) -> tuple[float, float]:
         return self.parameters.get(policy, (0.0, 0.0))

@@ -1,8 +1,9 @@
 """The child's side of grading: reads answers with math-verify in a process that may be killed.
 
 math-verify limits itself with SIGALRM, so it must run in a main thread; a child process has one
-to give. Invariant: no function here evaluates the text of an answer itself, and what is known to
-stall a computer algebra system is refused before math-verify sees it.
+to give. Invariant: no function here evaluates the text of an answer itself, scorers that would are
+kept from it (`jobs.grader_guard`), and what is known to stall a computer algebra system is refused
+before math-verify sees it.
 """
 
 import json
@@ -19,6 +20,7 @@ from itertools import product
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
+from jobs.grader_guard import guard_scorers, install_refusals, without_side_effects
 from search.seeds import derive_seed
 
 MAX_ANSWER_CHARACTERS = 2000
@@ -33,9 +35,11 @@ _HUGE = re.compile(rf"{_POWER}{_OPEN}\d{{6,}}|\d{{5,}}{_CLOSE}!")
 _DIGITS = r"(?:\d{1,3}(?:,\d{3})+|\d+)"
 _PLAIN = re.compile(rf"([+-]?)({_DIGITS}(?:\.\d*)?|\.\d+)(?:/({_DIGITS}))?")
 _FRACTION = re.compile(r"([+-]?)\\frac\{([+-]?\d+)\}\{(\d+)\}")
+_HEXADECIMAL = re.compile(r"([+-]?)0[xX]([0-9A-Fa-f]+)")
 _NOISE = re.compile(r"\\left(?![a-z])|\\right(?![a-z])|\\[,!;:]|\$")
 # A blank between two letters or digits means something: "1 2" is not 12.
-_BLANKS = re.compile(r"(?<!\w)\s+|\s+(?!\w)")
+_BLANKS = re.compile(r"\s+")
+_IDLE_BLANK = re.compile(r"(?<!\w) | (?!\w)")
 # math-verify rounds to six decimals when one side is a decimal; further apart is never equal.
 _ROUNDING = Fraction(1, 10**5)
 
@@ -74,16 +78,20 @@ def normalised(text: str) -> str:
     """The text without dollar signs, spacing and sizing commands and a final full stop."""
     text = text.replace("~", " ").replace("\\ ", " ")
     text = text.replace("{,}", ",").replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
-    return _BLANKS.sub("", _NOISE.sub("", text)).removesuffix(".")
+    single = _BLANKS.sub(" ", _NOISE.sub("", text))
+    return _IDLE_BLANK.sub("", single).removesuffix(".")
 
 
 def plain_number(text: str) -> Fraction | None:
     """The exact value of an integer, decimal or simple fraction; None for anything else.
 
-    Takes normalised text: `-1,000`, `0.5`, `1/2`, `\\frac{1}{2}`.
+    Takes normalised text: `-1,000`, `0.5`, `1/2`, `\\frac{1}{2}`, `0xff` (which math-verify takes
+    for 0 times x).
     """
     if len(text) > MAX_ANSWER_CHARACTERS:
         return None
+    if match := _HEXADECIMAL.fullmatch(text):
+        return Fraction(int("".join(match.groups()), 16))
     match = _FRACTION.fullmatch(text) or _PLAIN.fullmatch(text)
     if match is None:
         return None
@@ -135,7 +143,10 @@ class MathChecker:
 
         self._verify = math_verify.verify
         self._scorer = reasoning_gym.get_score_answer_fn
+        guard_scorers(hostile)
+        install_refusals()
 
+    @without_side_effects()
     def parses(self, reference: str) -> bool:
         """Whether math-verify makes an expression of the reference, not only a string."""
         from math_verify.errors import TimeoutException
@@ -144,6 +155,7 @@ class MathChecker:
             return not hostile(reference) and _has_expression(_read(reference))
         return False
 
+    @without_side_effects()
     def verdict(self, reference: str, answer: str) -> Verdict:
         """Gold first: math-verify is not symmetric."""
         from math_verify.errors import TimeoutException
@@ -157,6 +169,7 @@ class MathChecker:
         readable = _has_expression(gold) and _has_expression(given)
         return Verdict.INCORRECT if readable else Verdict.PARSE_ERROR
 
+    @without_side_effects()
     def first_equal(self, answer: str, representatives: tuple[str, ...]) -> int:
         """Looks in both directions; a comparison that takes too long counts as different."""
         for place, other in enumerate(representatives):
@@ -164,6 +177,7 @@ class MathChecker:
                 return place
         return -1
 
+    @without_side_effects()
     def task_score(self, task: str, entry: str, answer: str) -> float | None:
         """None where reasoning-gym does not know the task."""
         with suppress(ValueError):

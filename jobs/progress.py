@@ -11,6 +11,8 @@ import pyarrow.compute as pc
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from search.problem import Problem
+
 SECONDS_BETWEEN_LINES = 10.0
 log = logging.getLogger("branchwise")
 
@@ -85,6 +87,10 @@ class ProgressDisplay:
         """Counts a problem that is graded."""
         self.tally.finish_problem(solutions)
         self._show()
+
+    def skip_problem(self, problem: Problem) -> None:
+        """Counts a problem that an earlier process has finished."""
+        self.tally.problems += 1
 
     def _show(self) -> None:
         done, facts = self.tally.units, self.facts()

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar, get_args
 
-import yaml
 from pydantic import BaseModel, JsonValue, ValidationError
 from pydantic_core import ErrorDetails
 
@@ -29,11 +28,13 @@ from jobs.settings import (
     Recipe,
     SearchSettings,
 )
-from search.errors import RecipeError
+from jobs.yaml_files import MAX_DEPTH, parse_yaml, read_yaml
+from search.errors import RecipeError, one_line
 
 DEFAULT_SPLIT = "test"
 # vLLM's memory on a GPU that replicas share: of what a replica is lent, so much.
 VLLM_SHARE = 0.9
+_LONGEST_PLACE = 9
 
 ModelT = TypeVar("ModelT", bound=ModelSettings)
 
@@ -97,19 +98,15 @@ def recipe_digest(recipe: Recipe) -> str:
 
 def _read(path: Path) -> object:
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = read_yaml(path)
     except OSError as error:
         raise RecipeError(f"cannot read the recipe {path}: {error.strerror}") from None
-    except (yaml.YAMLError, ValueError) as error:
-        raise RecipeError(f"{path} is not valid YAML: {_one_line(error)}") from None
+    except ValueError as error:
+        raise RecipeError(f"{path} is not valid YAML: {one_line(error)}") from None
     if not isinstance(document, dict):
         fault = "is empty" if document is None else "is not a mapping of keys to values"
         raise RecipeError(f"{path} {fault}: start from a file in jobs/recipes")
     return document
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 def _override(document: object, text: str) -> object:
@@ -117,10 +114,13 @@ def _override(document: object, text: str) -> object:
     if not equals or not path.strip():
         raise RecipeError(f"the override {text!r} needs the form key.path=value")
     try:
-        parsed = yaml.safe_load(value)
-    except (yaml.YAMLError, ValueError) as error:
-        raise RecipeError(f"the override {text!r} is not YAML: {_one_line(error)}") from None
-    return _replaced(document, path.strip().split("."), parsed, path.strip())
+        parsed = parse_yaml(value)
+    except ValueError as error:
+        raise RecipeError(f"the override {text!r} is not YAML: {one_line(error)}") from None
+    keys = path.strip().split(".")
+    if len(keys) > MAX_DEPTH:
+        raise RecipeError(f"the override {text!r} goes too deep: no recipe has so many keys")
+    return _replaced(document, keys, parsed, path.strip())
 
 
 def _replaced(node: object, keys: list[str], value: object, path: str) -> object:
@@ -139,7 +139,7 @@ def _replaced(node: object, keys: list[str], value: object, path: str) -> object
 
 
 def _place(items: list[object], key: str, path: str) -> int:
-    if not key.isdecimal() or int(key) >= len(items):
+    if not key.isdecimal() or len(key) > _LONGEST_PLACE or int(key) >= len(items):
         raise RecipeError(f"the override {path} needs a place from 0 to {len(items) - 1}: {key!r}")
     return int(key)
 
@@ -147,7 +147,7 @@ def _place(items: list[object], key: str, path: str) -> int:
 def _refusal(complaints: list[str]) -> RecipeError:
     others = len(complaints) - 1
     more = f" (and {others} more problem{'s' * (others > 1)})" if others else ""
-    return RecipeError(" ".join(complaints[0].split()) + more)
+    return RecipeError(one_line(complaints[0]) + more)
 
 
 def _explain(detail: ErrorDetails) -> str:
@@ -164,7 +164,14 @@ def _explain(detail: ErrorDetails) -> str:
             return f"{path}: {message.removeprefix('Value error, ')}"
         case "model_type":
             return f"{path or 'the recipe'}: should be a section with keys of its own"
-    return f"{path}: {message[0].lower()}{message[1:]}, not {reprlib.repr(detail['input'])}"
+    return f"{path}: {message[0].lower()}{message[1:]}, not {_shown(detail['input'])}"
+
+
+def _shown(value: object) -> str:
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # Python writes no number of more than some thousand digits
+        return f"such a {type(value).__name__}"
 
 
 def _keys_of(location: Sequence[int | str]) -> list[str]:

@@ -106,7 +106,10 @@ def _names_folder(model: str) -> bool:
 
 def _nearest_folder(model: str) -> str:
     parent = find_path(str(Path(model).parent))
-    names = sorted(child.name for child in parent.iterdir()) if parent and parent.is_dir() else []
+    try:
+        names = sorted(child.name for child in parent.iterdir()) if parent else []
+    except OSError:  # a file, or a folder that is not ours to read
+        names = []
     near = difflib.get_close_matches(Path(model).name, names, n=1)
     return f": did you mean {str(Path(model).parent / near[0])!r}?" if near else ""
 

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from jobs.costs import model_parameters
 from jobs.curves import (
@@ -28,8 +27,8 @@ from jobs.intervals import clustered_interval
 from jobs.results import load_record, load_table, table_parts
 from jobs.routes_table import named_units
 from search.config import COMPUTE_OPTIMAL
-from search.errors import StorageError
 from search.rewards import Reduction
+from search.schemas import SOLUTIONS
 from search.strategies import STRATEGIES
 from search.votes import Vote
 
@@ -106,7 +105,7 @@ class ReportedRun:
 
 def read_run(folder: Path) -> ReportedRun:
     """A run folder; raises StorageError if it is not one or a table is missing."""
-    record, units = load_record(folder), load_table(folder, "units")
+    record, units = load_record(folder, "run_id"), load_table(folder, "units")
     answers, routes = load_table(folder, "answers"), load_table(folder, "routes")
     names = _recipe_policies(record)
     parameters = {name: model_parameters(units, name)[0] for name in names}
@@ -129,11 +128,9 @@ def read_run(folder: Path) -> ReportedRun:
 
 def _read_grades(folder: Path) -> pa.Table:
     """Only two columns of what may be gigabytes."""
-    path = folder / "solutions.parquet"
-    try:
-        return pq.read_table(path, columns=["verdict", "task_score"])
-    except (OSError, pa.ArrowException) as error:
-        raise StorageError(f"cannot read {path}: {' '.join(str(error).split())}") from error
+    schema = pa.schema([SOLUTIONS.field(name) for name in ("verdict", "task_score")])
+    parts = table_parts(folder, "solutions", schema.names)
+    return pa.concat_tables([schema.empty_table(), *(part.cast(schema) for part in parts)])
 
 
 def _recipe_policies(record: Row) -> list[str]:

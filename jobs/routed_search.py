@@ -6,6 +6,7 @@ probe; what the probe really cost is paid from the budget before a route is take
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -70,6 +71,7 @@ class RoutedSearch:
     base: SearchConfig
     solutions_per_unit: int
     judge: Judge
+    is_whole: ClassVar[bool] = False
     _taken: dict[str, Taken] = field(default_factory=dict)
 
     def first_units(self, problem: Problem) -> list[WorkUnit]:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from jobs.budgets import Budget, Measure, parse_budget
-from jobs.data import Section, optional
+from jobs.data import MOST, Section, optional
 from search.config import ROUTED
 from search.errors import RecipeError
 
@@ -29,6 +29,8 @@ def _exact(text: str) -> str:
         raise ValueError(str(error)) from None
     if budget.measure is Measure.SOLUTIONS and not budget.amount.is_integer():
         raise ValueError(f"{text!r} is no whole number of solutions")
+    if budget.measure is Measure.SOLUTIONS and budget.amount > MOST:
+        raise ValueError(f"{text!r} is more than the tables can number: write {MOST} or less")
     return budget.exact
 
 

@@ -19,7 +19,8 @@ from jobs.budgets import Budget, Measure
 from jobs.data import Section, did_you_mean
 from jobs.difficulty import FEATURES, Difficulty, Thresholds, probe_features, samples_of
 from jobs.pass_predictor import Predictor
-from search.errors import PolicyError, RecipeError, StorageError
+from jobs.yaml_files import read_yaml
+from search.errors import PolicyError, RecipeError, StorageError, one_line
 from search.rewards import Reduction
 from search.strategies import STRATEGIES
 from search.votes import Vote
@@ -106,6 +107,8 @@ class LearnedRoute(Section):
         if self.route.strategy not in STRATEGIES:
             hint = did_you_mean(self.route.strategy, list(STRATEGIES))
             raise ValueError(f"unknown strategy {self.route.strategy!r}: {hint}")
+        if self.route.n < 1 or self.route.branching < 1:
+            raise ValueError(f"the route {self.route} writes nothing")
         return self
 
 
@@ -214,13 +217,13 @@ def save_artifact(artifact: Artifact, path: Path) -> None:
 def load_artifact(path: Path) -> Artifact:
     """Reads and checks the file; raises RecipeError, one line."""
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = read_yaml(path)
     except OSError as error:
         raise RecipeError(
             f"cannot read {path}: {error.strerror}: write it with branchwise fit"
         ) from None
-    except (yaml.YAMLError, ValueError) as error:
-        raise RecipeError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    except ValueError as error:
+        raise RecipeError(f"{path} is not valid YAML: {one_line(error)}") from None
     try:
         return Artifact.model_validate(document)
     except ValidationError as error:
@@ -235,7 +238,7 @@ def _explain(error: ValidationError) -> str:
     """The first complaint as `place: what is wrong`."""
     detail = error.errors()[0]
     place = ".".join(map(str, detail["loc"])) or "the file"
-    return f"{place}: {detail['msg'].removeprefix('Value error, ')}"
+    return one_line(f"{place}: {detail['msg'].removeprefix('Value error, ')}")
 
 
 def hashed(text: str) -> str:

@@ -7,7 +7,7 @@ from the problem's own solutions, never from what other problems do at the same 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -33,6 +33,7 @@ class WholeSearch:
 
     config: SearchConfig
     solutions_per_unit: int
+    is_whole: ClassVar[bool] = True
 
     def first_units(self, problem: Problem) -> list[WorkUnit]:
         """See `SearchPlan`."""
@@ -71,6 +72,7 @@ class StoppingSearch:
     audit: float
     most_extra: int
     judge: Judge
+    is_whole: ClassVar[bool] = False
     stops: list[Stop] = field(default_factory=list)
     _places: dict[str, int] = field(default_factory=dict)
     _saved: SavedBudget = field(init=False)
@@ -160,6 +162,7 @@ class WeightedSearch:
     problems: int
     judge: Judge
     weight: Callable[[pa.Table], float]
+    is_whole: ClassVar[bool] = False
     _places: dict[str, int] = field(default_factory=dict)
     _budget: SharedBudget = field(init=False)
 

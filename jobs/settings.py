@@ -8,7 +8,6 @@ from pydantic import (
     Field,
     JsonValue,
     PositiveFloat,
-    PositiveInt,
     Tag,
     field_validator,
 )
@@ -16,7 +15,7 @@ from pydantic import (
 from actors.prm_families import PRM_FAMILIES
 from actors.prompts import CHAT, PROMPT_STYLES
 from jobs.budgets import Budget
-from jobs.data import DataSource, Section, did_you_mean, optional
+from jobs.data import DataSource, PositiveInt, Section, did_you_mean, optional
 from jobs.routed_settings import RoutedSettings
 from search.config import (
     ALLOCATION,
@@ -39,7 +38,10 @@ DEFAULT_BRANCHING = 4
 Engine = Literal["transformers", "vllm", "fake"]
 Dtype = Literal["float64", "float32", "bfloat16", "float16"]
 Protocol = Literal["search", "sampling"]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.\-]*$")]
+# Run folders start with it, and a file system allows 255 bytes.
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.\-]*$", max_length=100)]
+# What a process can be told to wait for: above a few weeks, the operating system refuses.
+Seconds = Annotated[float, Field(gt=0, le=1e6)]
 
 
 def _as_list(value: object) -> object:
@@ -307,11 +309,12 @@ class WorkSettings(Section):
     speculation: bool = Field(
         default=True, description="Beam: write likely steps early where replicas have room"
     )
-    grading_timeout_s: PositiveFloat = Field(
-        default=5.0, description="Seconds for grading one answer"
+    checkpoint_interval_s: Seconds = Field(
+        default=30.0, description="Seconds of finished work that a killed run may lose"
     )
+    grading_timeout_s: Seconds = Field(default=5.0, description="Seconds for grading one answer")
     grading_processes: PositiveInt = Field(default=1, description="Child processes that grade")
-    unit_timeout_s: PositiveFloat = Field(default=3600.0, description="Seconds for one work unit")
+    unit_timeout_s: Seconds = Field(default=3600.0, description="Seconds for one work unit")
 
 
 class ClusterSettings(Section):
@@ -365,7 +368,12 @@ class Recipe(Section):
     cluster: ClusterSettings = Field(
         default=ClusterSettings(), description="The machines that the run is planned for"
     )
-    runs_folder: str = Field(default="runs", min_length=1, description="Where run folders are made")
+    runs_folder: str = Field(
+        default="runs",
+        min_length=1,
+        pattern=r"^[^\x00]*$",
+        description="Where run folders are made",
+    )
 
     def search_configs(self, policy: str | None = None) -> list[SearchConfig]:
         """One configuration for each search and each of its N, in the recipe's order.

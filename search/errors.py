@@ -3,6 +3,8 @@
 All take exactly one string, so that they survive pickling between processes.
 """
 
+LONGEST_LINE = 2000
+
 
 class BranchwiseError(Exception):
     """Base of every error that is meant for the reader of a run, not for its developer."""
@@ -30,6 +32,19 @@ class ClusterError(BranchwiseError):
 
 class EngineLostError(ClusterError):
     """An engine died under a request; another replica, or this one restarted, can answer it."""
+
+
+def one_line(text: object) -> str:
+    """Words from outside as one line that a terminal can show; cut where it would be endless."""
+    flat = " ".join(str(text).split())
+    if len(flat) > LONGEST_LINE:
+        flat = f"{flat[:LONGEST_LINE]}..."
+    return flat if flat.isprintable() else "".join(map(_shown, flat))
+
+
+def _shown(character: str) -> str:
+    """A control character or half a character pair as its escape, so that it does nothing."""
+    return character if character.isprintable() else ascii(character)[1:-1]
 
 
 def first_cause(error: BaseException) -> BaseException:

@@ -3,7 +3,6 @@
 Invariant: a node is in the tree with its reward before its strategy sees it.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -20,6 +19,7 @@ from search.protocols import (
     PRMPath,
     Score,
 )
+from search.returned import completion_fault, score_fault
 from search.rewards import reduce_rewards
 from search.seeds import node_seed
 from search.thinking import Scored
@@ -174,6 +174,8 @@ class Growth:
     def check_expansion(self, expansion: Expansion, parent: int, n: int) -> None:
         """Raises PolicyError if these are not n steps within the limits of one after `parent`."""
         where = f"problem {self.problem.problem_id!r} after step {self.tree.depth(parent)}"
+        for fault in filter(None, map(completion_fault, expansion.completions)):
+            raise PolicyError(f"the policy returned {fault} for {where}: check its engine")
         lengths = [count_ids(c.token_ids) for c in expansion.completions]
         if len(lengths) != n or not all(lengths):
             written = sum(length > 0 for length in lengths)
@@ -232,18 +234,17 @@ class Growth:
         return PRMPath(self.problem.text, steps, text.endswith(delimiter))
 
     def _check_scores(self, scores: list[Score], expected: int) -> None:
-        if len(scores) != expected:
+        given = len(scores) if isinstance(scores, list | tuple) else 0
+        if given != expected:
             raise PRMError(
-                f"the PRM returned {len(scores)} rewards for {expected} steps of problem "
+                f"the PRM returned {given} rewards for {expected} steps of problem "
                 f"{self.problem.problem_id!r}: check its family in the recipe"
             )
-        for score in scores:
-            if not (math.isfinite(score.reward) and 0.0 <= score.reward <= 1.0):
-                raise PRMError(
-                    f"the PRM returned the reward {score.reward} for a step of problem "
-                    f"{self.problem.problem_id!r}: rewards must lie in [0, 1]; check the "
-                    "PRM's family and its dtype"
-                )
+        for fault in filter(None, map(score_fault, scores)):
+            raise PRMError(
+                f"the PRM returned {fault} for a step of problem {self.problem.problem_id!r}: "
+                "rewards must lie in [0, 1]; check the PRM's family and its dtype"
+            )
 
 
 def unfinished(tree: Tree, nodes: list[int]) -> list[int]:

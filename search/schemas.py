@@ -175,3 +175,14 @@ TABLES = {
     "routes": ROUTES,
     "stops": STOPS,
 }
+
+# What a run commits while it goes on. `found`: solutions of a unit before they are graded, which
+# all units of a problem are together.
+COMMITTED = {
+    "nodes": NODES,
+    "found": SOLUTIONS,
+    "solutions": SOLUTIONS,
+    "routes": ROUTES,
+    "stops": STOPS,
+    "units": UNITS,
+}

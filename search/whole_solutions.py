@@ -21,6 +21,7 @@ from search.protocols import (
     Sampling,
     StopReason,
 )
+from search.returned import completion_fault
 from search.seeds import node_seed
 from search.thinking import Thinking
 from search.token_ids import count_ids
@@ -79,9 +80,11 @@ async def step_by_step(policy: Policy, request: SolutionRequest) -> list[Expansi
         expansion = await policy.expand(place, 1, request.sampling, most, seed)
         expansions.append(expansion)
         # What is not one step of text is for the search to refuse.
-        if len(expansion.completions) != 1 or not expansion.completions[0].token_ids:
+        if len(expansion.completions) != 1:
             break
         [completion] = expansion.completions
+        if completion_fault(completion) or not completion.token_ids:
+            break
         tokens, thinking = count_ids(path), request.thinking
         if end_of_step(limits, completion, tokens, depth, thinking, text) not in STEP_ENDS:
             break

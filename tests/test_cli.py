@@ -3,6 +3,7 @@
 Each command runs in an interpreter of its own, as `python -m jobs` does.
 """
 
+import json
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -170,6 +171,10 @@ def test_a_report_on_no_run_is_refused(tmp_path: Path) -> None:
 
 def test_a_report_on_half_a_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("{}")
+    assert "run_id is missing" in refused_line(branchwise("report", tmp_path))
+    texts = ("run_id", "recipe_digest", "git_revision", "started_at", "finished_at")
+    record = dict.fromkeys(texts, "") | {"recipe": {}, "seeds": {}, "versions": {}}
+    (tmp_path / "run.json").write_text(json.dumps(record))
     assert "units.parquet" in refused_line(branchwise("report", tmp_path))
 
 

@@ -10,12 +10,16 @@ import pytest
 from rich.console import Console
 
 from cluster.fanout import UnitTables
+from jobs.commit_log import CommitLog
 from jobs.commits import Commits
 from jobs.dispatch import Dispatch
 from jobs.grading import Graders
 from jobs.progress import ProgressDisplay
-from jobs.results import RunWriter, load_table, new_record
+from jobs.recall import PolicyRecall, Recall
+from jobs.run_tables import last_rows
+from jobs.run_writer import RunWriter
 from jobs.search_plans import WholeSearch
+from jobs.storage import storage_at
 from search.config import Limits, SearchConfig
 from search.partition import WorkUnit, partition, run_unit
 from search.problem import Problem
@@ -57,8 +61,13 @@ def committed(folder: Path, arriving: list[UnitTables]) -> tuple[list[str], pa.T
     facts: list[str] = []
     problems = list({done.unit.problem.problem_id: done.unit.problem for done in arriving}.values())
 
-    async def run(writer: RunWriter, progress: ProgressDisplay) -> None:
-        async with Graders(1, 60.0) as graders, asyncio.TaskGroup() as tasks:
+    async def run(progress: ProgressDisplay) -> None:
+        log = CommitLog(storage_at(folder))
+        async with (
+            Graders(1, 60.0) as graders,
+            RunWriter(log) as writer,
+            asyncio.TaskGroup() as tasks,
+        ):
             commits = Commits(writer, graders, 2)
             committed: asyncio.Queue[None] = asyncio.Queue()
 
@@ -67,7 +76,9 @@ def committed(folder: Path, arriving: list[UnitTables]) -> tuple[list[str], pa.T
                 committed.put_nowait(None)
 
             plans = [WholeSearch(CONFIG, CONFIG.n // UNITS_A_PROBLEM)]
-            dispatch = Dispatch(problems, plans, writer, commit, tasks)
+            recall = PolicyRecall(Recall(log), POLICY)
+            skip = progress.skip_problem
+            dispatch = Dispatch(problems, plans, writer, commit, tasks, recall, skip)
             while dispatch.backlog.take(1):
                 pass
             came_back: Counter[str] = Counter()
@@ -81,9 +92,9 @@ def committed(folder: Path, arriving: list[UnitTables]) -> tuple[list[str], pa.T
             assert dispatch.backlog.is_over
 
     display = ProgressDisplay(POLICY, 3, len(arriving), Console(quiet=True))
-    with RunWriter(folder, new_record("test", {"seed": 1}, "digest")) as writer, display as shown:
-        asyncio.run(run(writer, shown))
-    return facts, load_table(writer.folder, "solutions")
+    with display as shown:
+        asyncio.run(run(shown))
+    return facts, pa.concat_tables(last_rows(CommitLog(storage_at(folder)), "solutions"))
 
 
 def test_a_problem_is_graded_when_its_last_unit_is_back(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@
 """
 
 import asyncio
-import errno
 import json
 import re
 from dataclasses import fields, replace
@@ -16,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from run_folder import WrittenRun
 
 from jobs.curves import answers_table
 from jobs.recipe import parse_recipe, recipe_digest
@@ -23,7 +23,6 @@ from jobs.results import (
     RECORDED_LIBRARIES,
     Run,
     RunRecord,
-    RunWriter,
     load_record,
     load_run,
     load_table,
@@ -31,7 +30,9 @@ from jobs.results import (
     table_parts,
     write_table,
 )
+from jobs.run_tables import write_parts
 from jobs.samples import samples_of_parts
+from jobs.storage import storage_at
 from search.errors import StorageError
 from search.partition import WorkUnit, partition, run_unit
 from search.problem import Problem
@@ -73,7 +74,7 @@ def synthetic_record() -> RunRecord:
 def synthetic_run(runs_folder: Path) -> Path:
     """A finished run of scripted models: four problems, one bad row, one failed unit."""
     recipe = parse_recipe(RECIPE)
-    with RunWriter(runs_folder, synthetic_record()) as writer:
+    with WrittenRun(runs_folder, synthetic_record()) as writer:
         writer.add("problems", problem_rows())
         for problem in PROBLEM_SET:
             for config in recipe.search_configs():
@@ -90,7 +91,7 @@ def synthetic_run(runs_folder: Path) -> Path:
     return writer.folder
 
 
-def add_unit(writer: RunWriter, unit: WorkUnit) -> None:
+def add_unit(writer: WrittenRun, unit: WorkUnit) -> None:
     """Grows a unit and writes its rows."""
     growth = asyncio.run(run_unit(unit, SeededPolicy(), SeededPRM()))
     writer.add("nodes", node_table(unit, POLICY, growth.tree))
@@ -179,7 +180,7 @@ def test_tables_come_back_with_their_schemas(folder: Path) -> None:
 
 
 def test_rows_come_back_in_the_order_they_came(tmp_path: Path) -> None:
-    with RunWriter(tmp_path, synthetic_record()) as writer:
+    with WrittenRun(tmp_path, synthetic_record()) as writer:
         for name in ("c", "a", "b"):
             writer.add("problems", one_problem(name))
     rows = load_table(writer.folder, "problems")
@@ -192,53 +193,16 @@ def test_a_path_may_be_text(folder: Path) -> None:
 
 
 def test_tables_without_rows_are_written_too(tmp_path: Path) -> None:
-    with RunWriter(tmp_path, synthetic_record()) as writer:
+    with WrittenRun(tmp_path, synthetic_record()) as writer:
         pass
     assert load_table(writer.folder, "nodes").num_rows == 0
 
 
-def test_full_row_groups_are_written_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("jobs.results.ROWS_A_GROUP", 3)
-    with RunWriter(tmp_path, synthetic_record()) as writer:
-        for place in range(7):
-            writer.add("problems", one_problem(str(place)))
-    file = pq.ParquetFile(writer.folder / "problems.parquet")
-    groups = [file.metadata.row_group(place).num_rows for place in range(file.num_row_groups)]
-    assert groups == [3, 3, 1]
-    assert file.read()["problem_id"].to_pylist() == list("0123456")
-
-
-def test_a_row_group_ends_with_its_bytes_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("jobs.results.BYTES_A_GROUP", 100_000)
-    with RunWriter(tmp_path, synthetic_record()) as writer:
-        for place in range(5):
-            writer.add("problems", one_problem("x" * 60_000 + str(place)))
-    file = pq.ParquetFile(writer.folder / "problems.parquet")
-    groups = [file.metadata.row_group(place).num_rows for place in range(file.num_row_groups)]
-    assert groups == [2, 2, 1]
-
-
-def test_rows_that_wait_hold_nothing_they_came_in(tmp_path: Path) -> None:
-    """A work unit's message holds its nodes too: rows from it must not keep it."""
-    with RunWriter(tmp_path, synthetic_record()) as writer:
-        before = pa.total_allocated_bytes()
-        message = pa.concat_tables([one_problem("x" * 1_000_000), one_problem("y")])
-        writer.add("problems", message.combine_chunks().slice(1))
-        del message
-        assert pa.total_allocated_bytes() - before < 100_000
-    assert load_table(writer.folder, "problems")["problem_id"].to_pylist() == ["y"]
-
-
 def test_a_table_can_be_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jobs.results.ROWS_A_GROUP", 2)
-    with RunWriter(tmp_path, synthetic_record()) as writer:
-        for names in ("a", "bcd", "e"):
-            writer.add("problems", pa.concat_tables([one_problem(name) for name in names]))
-    parts = list(table_parts(writer.folder, "problems", ["problem_id", "error"]))
+    monkeypatch.setattr("jobs.run_tables.ROWS_A_GROUP", 2)
+    rows = [pa.concat_tables([one_problem(name) for name in names]) for names in ("a", "bcd", "e")]
+    write_parts(storage_at(tmp_path), "problems", rows)
+    parts = list(table_parts(tmp_path, "problems", ["problem_id", "error"]))
     assert [part["problem_id"].to_pylist() for part in parts] == [list("abcd"), ["e"]]
     assert parts[0].column_names == ["problem_id", "error"]
 
@@ -309,87 +273,12 @@ def test_a_run_is_named_by_recipe_and_time() -> None:
     assert (record.seeds, record.finished_at) == ({"run": 5}, "")
 
 
-def test_the_record_is_there_from_the_start(tmp_path: Path) -> None:
-    with RunWriter(tmp_path, synthetic_record()) as writer:
-        assert load_record(writer.folder)["finished_at"] == ""
-    writer.finish()
-    assert load_record(writer.folder)["finished_at"] != ""
-
-
 # What goes wrong while writing
-
-
-def interrupted_run(runs_folder: Path) -> None:
-    with RunWriter(runs_folder, synthetic_record()) as writer:
-        writer.add("problems", one_problem())
-        raise KeyboardInterrupt
-
-
-def test_an_error_inside_leaves_readable_tables_and_no_end(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        interrupted_run(tmp_path)
-    assert load_record(tmp_path / RUN_ID)["finished_at"] == ""
-    assert load_table(tmp_path / RUN_ID, "problems").num_rows == 1
-    assert load_table(tmp_path / RUN_ID, "units").num_rows == 0
-
-
-@pytest.mark.parametrize("rows", [pa.table({"a": [1]}), one_problem().drop(["text"])])
-def test_rows_of_another_schema_are_refused(tmp_path: Path, rows: pa.Table) -> None:
-    with RunWriter(tmp_path, synthetic_record()) as writer:
-        with pytest.raises(StorageError, match="table 'problems' do not have its columns"):
-            writer.add("problems", rows)
-        writer.add("problems", one_problem())
-    assert load_table(writer.folder, "problems").num_rows == 1
 
 
 def test_a_whole_table_of_another_schema_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StorageError):
         write_table(tmp_path, "answers", one_problem())
-
-
-def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
-    # A file in the way stops every user; permissions would not stop root.
-    (tmp_path / "file").write_text("")
-    with (
-        pytest.raises(StorageError, match="cannot write the run folder"),
-        RunWriter(tmp_path / "file", synthetic_record()),
-    ):
-        pass
-
-
-def test_a_run_is_never_written_over(tmp_path: Path) -> None:
-    with RunWriter(tmp_path, synthetic_record()) as writer:
-        writer.add("problems", one_problem())
-    with pytest.raises(StorageError), RunWriter(tmp_path, synthetic_record()):
-        pass
-    assert load_table(writer.folder, "problems").num_rows == 1
-
-
-def no_space(*_: Any, **__: Any) -> None:
-    raise OSError(errno.ENOSPC, "No space left on device")
-
-
-def test_a_full_disk_is_a_storage_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jobs.results.ROWS_A_GROUP", 1)
-    with RunWriter(tmp_path, synthetic_record()) as writer:
-        monkeypatch.setattr(pq.ParquetWriter, "write_table", no_space)
-        with pytest.raises(StorageError, match="No space left"):
-            writer.add("problems", one_problem())
-        monkeypatch.undo()
-
-
-def run_on_a_disk_that_fills_up(runs_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with RunWriter(runs_folder, synthetic_record()) as writer:
-        writer.add("problems", one_problem())
-        monkeypatch.setattr(pq.ParquetWriter, "write_table", no_space)
-
-
-def test_a_disk_that_fills_up_at_the_end_is_a_storage_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with pytest.raises(StorageError, match="No space left"):
-        run_on_a_disk_that_fills_up(tmp_path, monkeypatch)
-    assert load_record(tmp_path / RUN_ID)["finished_at"] == ""
 
 
 # What is no run

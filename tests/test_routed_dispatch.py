@@ -8,19 +8,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 from test_results import graded as judged
-from test_results import synthetic_record
 from test_routed_recipes import routed_recipe, routes_file
 
 from cluster.fanout import UnitTables
+from jobs.commit_log import CommitLog
 from jobs.dispatch import Dispatch
 from jobs.plan_searches import routed_search
+from jobs.recall import PolicyRecall, Recall
 from jobs.recipe import parse_recipe
-from jobs.results import RunWriter, load_table
 from jobs.route_choosers import chooser_of
 from jobs.routed_search import RoutedSearch
 from jobs.routes_rows import routes_rows
+from jobs.run_tables import last_rows
+from jobs.run_writer import RunWriter
 from jobs.search_plans import WholeSearch
 from jobs.settings import Recipe
+from jobs.storage import storage_at
 from search.partition import WorkUnit, run_unit
 from search.problem import Problem
 from search.rows import node_table, search_columns, solution_table, unit_costs
@@ -57,43 +60,48 @@ def plans_of(recipe: Recipe) -> list[WholeSearch | RoutedSearch]:
     return [*plain, *routed]
 
 
-def dispatched(recipe: Recipe, folder: Path, last_first: bool) -> tuple[pa.Table, pa.Table, Path]:
+def dispatched(
+    recipe: Recipe, folder: Path, last_first: bool
+) -> tuple[pa.Table, pa.Table, pa.Table]:
     """All problems through the dispatcher; units come back in one order or in the other."""
     plans, routes, solutions = plans_of(recipe), [ROUTES.empty_table()], []
+    skipped: list[Problem] = []
 
     async def commit(problem: Problem, found: pa.Table) -> None:
         solutions.append(judged(found))
         routes.append(routes_rows(plans, "small", problem, solutions[-1]))
 
-    async def run() -> Path:
-        with RunWriter(folder, synthetic_record()) as writer:
-            async with asyncio.TaskGroup() as tasks:
-                dispatch = Dispatch(PROBLEMS, plans, writer, commit, tasks)
-                while not dispatch.backlog.is_over:
-                    bundles = []
-                    while bundle := dispatch.backlog.take(4):
-                        bundles.append(bundle)
-                    units = [unit for bundle in bundles for unit in bundle.units]
-                    for unit in reversed(units) if last_first else units:
-                        dispatch.deliver(await grown(unit))
-                    for _ in range(20):
-                        await asyncio.sleep(0)
-        return writer.folder
+    log = CommitLog(storage_at(folder))
+    recall = PolicyRecall(Recall(log), "small")
 
-    path = asyncio.run(run())
-    return pa.concat_tables(routes), pa.concat_tables(solutions), path
+    async def run() -> None:
+        async with RunWriter(log) as writer, asyncio.TaskGroup() as tasks:
+            dispatch = Dispatch(PROBLEMS, plans, writer, commit, tasks, recall, skipped.append)
+            while not dispatch.backlog.is_over:
+                bundles = []
+                while bundle := dispatch.backlog.take(4):
+                    bundles.append(bundle)
+                units = [unit for bundle in bundles for unit in bundle.units]
+                for unit in reversed(units) if last_first else units:
+                    dispatch.deliver(await grown(unit))
+                for _ in range(20):
+                    await asyncio.sleep(0)
+
+    asyncio.run(run())
+    assert not skipped
+    units = pa.concat_tables(last_rows(log, "units"))
+    return pa.concat_tables(routes), pa.concat_tables(solutions), units
 
 
 def test_problems_are_routed_and_paid_whatever_comes_back_first(tmp_path: Path) -> None:
     routes = routes_file(tmp_path)
     recipe = parse_recipe(routed_recipe(routes, {"budget": [16, 64]}))
     order = [("problem_id", "ascending"), ("n", "ascending")]
-    found, solutions, folder = dispatched(recipe, tmp_path / "a", False)
+    found, solutions, units = dispatched(recipe, tmp_path / "a", False)
     again, _, _ = dispatched(recipe, tmp_path / "b", True)
     assert found.sort_by(order).equals(again.sort_by(order))
     assert len(found) == 2 * len(PROBLEMS)
     assert len(set(found["route_strategy"].to_pylist())) > 1
-    units = load_table(folder, "units")
     names = units["unit_id"].to_pylist()
     assert len(set(names)) == len(names)
     for row in found.to_pylist():

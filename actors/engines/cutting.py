@@ -16,6 +16,8 @@ LOGPROB_DECIMALS = 9
 # What a tokenizer writes for a part of a character.
 _PART_OF_CHARACTER = "\ufffd"
 _PIECES_KEPT = 1 << 16
+# Tokens before a step's last one that are looked at, at most, for the delimiter's characters.
+_MOST_LOOKED_AT = 64
 
 
 class Pieces:
@@ -87,6 +89,28 @@ class WrittenSolution:
         for end in range(start + 1, most):
             if not self.pieces.may_end(self.ids[end - 1], delimiter):
                 continue
+            near = self._near(start, end, delimiter)
+            if delimiter not in self.pieces.text_of(self.ids[near:end]):
+                continue
             if delimiter in self.pieces.text_of(self.ids[start:end]):
                 return end
         return most
+
+    def _near(self, start: int, end: int, delimiter: str) -> int:
+        """From where on tokens must be decoded to see a delimiter that ends with the last one.
+
+        Looking at whole steps would take the square of their length, where a text is full of
+        what may be a part of the delimiter.
+        """
+        place, characters = end, 0
+        while place > start:
+            place -= 1
+            piece = self.pieces.one(self.ids[place])
+            whole = _PART_OF_CHARACTER not in piece
+            if whole and characters > len(delimiter):
+                return place
+            if end - place >= _MOST_LOOKED_AT + len(delimiter):
+                return place
+            # The last token may go on behind the delimiter, so its own length says nothing.
+            characters += len(piece) if whole and place < end - 1 else 0
+        return start

@@ -67,6 +67,10 @@ class RunWriter:
         self._clock.cancel()
         try:
             await self._tasks.__aexit__(kind, error, trace)
+        except BaseExceptionGroup as group:
+            # An error of the context itself leaves it as it is.
+            if error is None or group.exceptions != (error,):
+                raise
         finally:
             if not isinstance(error, StorageError):
                 await self.commit()

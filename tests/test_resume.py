@@ -29,7 +29,7 @@ from jobs.run_writer import RunWriter
 from jobs.search_plans import WholeSearch
 from jobs.settings import Recipe
 from jobs.storage import Storage, storage_at
-from search.errors import RecipeError, StorageError
+from search.errors import ClusterError, RecipeError, StorageError
 from search.partition import WorkUnit, run_unit
 from search.problem import Problem
 from search.rows import node_table, search_columns, solution_table
@@ -433,6 +433,19 @@ def test_nothing_more_is_taken_while_too_much_waits(
             return waited
 
     assert asyncio.run(write())
+
+
+def test_an_error_of_the_run_itself_is_not_wrapped(tmp_path: Path) -> None:
+    log = CommitLog(storage_at(tmp_path))
+
+    async def fail() -> None:
+        async with RunWriter(log, 1e6) as writer:
+            writer.add("units", waiting_row(1))
+            raise ClusterError("no machine has a GPU")
+
+    with pytest.raises(ClusterError, match="no machine has a GPU"):
+        asyncio.run(fail())
+    assert log.commits == 1
 
 
 def test_a_store_that_stays_away_ends_the_run(

@@ -1,5 +1,6 @@
 """Run folders and routes files, tampered with or half written: each is refused in one line."""
 
+import copy
 import gzip
 import json
 import shutil
@@ -180,7 +181,7 @@ def test_a_hostile_routes_file_is_refused_in_one_line(case: Case, tmp_path: Path
     path = tmp_path / "routes.yaml"
     if "set" in case.values:
         changes: dict[str, Any] = case["set"]
-        path.write_text(yaml.safe_dump(changed(document(), changes)))
+        path.write_text(yaml.safe_dump(changed(copy.deepcopy(document()), changes)))
     else:
         path.write_bytes(case.content())
     with pytest.raises(RecipeError) as caught:

@@ -17,7 +17,9 @@ from cluster.packing import Machine, Unplaced, packed
 from cluster.routing import keys_of_replicas
 from search.errors import ClusterError
 
-HEALTH_CHECK_PERIOD_S = 5.0
+# A replica that is gone is noticed by its callers; one that hangs by three checks in a row that it
+# does not answer in time.
+HEALTH_CHECK_PERIOD_S, HEALTH_CHECK_TIMEOUT_S = 5.0, 10.0
 CORES_OF_A_UNIT = 1.0
 # A replica that is taken away has nothing to finish: its searches are over, or lost.
 LAST_REQUESTS_S = 0.1
@@ -95,6 +97,7 @@ def deployment(role: str, spec: ModelSpec) -> Any:
         num_replicas=spec.replicas,
         max_ongoing_requests=spec.max_ongoing_requests,
         health_check_period_s=HEALTH_CHECK_PERIOD_S,
+        health_check_timeout_s=HEALTH_CHECK_TIMEOUT_S,
         graceful_shutdown_wait_loop_s=LAST_REQUESTS_S,
         # A line for each call would be a tenth of a replica's work.
         logging_config={"enable_access_log": False},

@@ -1,24 +1,28 @@
 """Work units as Ray tasks, spread over the machines, with a bound on how many are in flight.
 
 Invariant: every unit that is admitted comes back exactly once, with its tables or with an
-error row that says why; a unit that fails takes nothing else with it.
+error row that says why; a unit that fails takes nothing else with it. Units whose task was lost
+with its worker or machine, and units that failed, are run again: the seeds make them the same.
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, TypeAlias
 
 import pyarrow as pa
+import stamina
 
 from actors.client import RemotePolicy, RemotePRM
 from actors.spread import spread_policy, spread_prm
 from cluster.admission import Admission, Bundle
+from cluster.attempts import Attempts
 from cluster.backlog import Backlog
 from cluster.routing import Balance, Route
-from search.errors import ClusterError, first_cause
+from search.errors import ClusterError, first_cause, one_line
 from search.growth import Growth
 from search.partition import WorkUnit, run_unit
 from search.rows import node_table, search_columns, solution_table, unit_costs
@@ -28,8 +32,12 @@ from search.schemas import NODES, SOLUTIONS, UNITS
 TASK_CPUS = 0.25
 # More than a small machine runs at once; a large one has cores to start them when they are due.
 WARM_WORKERS = 4
-# Ray starts a task again when its worker or machine is lost; the seeds make it the same task.
-TASK_RETRIES = 3
+# A task is lost with its worker or machine. On machines that may be taken away that is no fault of
+# its units, but a unit that ends its worker each time must end too.
+STARTS_OF_A_TASK = 8
+LONGEST_WAIT_S = 10.0
+
+log = logging.getLogger("branchwise")
 
 Grow: TypeAlias = "Callable[[WorkUnit], Awaitable[Growth]]"
 
@@ -39,6 +47,7 @@ class Site:
     """Where the units of one policy run: the applications to call, and what they cost.
 
     `prm` is empty when no search needs one. Keys: an affinity key for each replica.
+    unit_attempts: how often a unit that fails is run in all.
     """
 
     policy_name: str
@@ -49,6 +58,7 @@ class Site:
     unit_timeout_s: float
     policy_keys: tuple[str, ...] = ("",)
     prm_keys: tuple[str, ...] = ("",)
+    unit_attempts: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +74,19 @@ class UnitTables:
     def failed(self) -> bool:
         return bool(self.units["status"][0].as_py() == "error")
 
+    @property
+    def reason(self) -> str:
+        """Why it failed."""
+        return str(self.units["error"][0].as_py())
+
+    def after(self, attempts: int) -> "UnitTables":
+        """The same with so many attempts more, which came before."""
+        if not attempts:
+            return self
+        place = self.units.schema.get_field_index("attempts")
+        counted = pa.array([self.units["attempts"][0].as_py() + attempts], pa.int32())
+        return replace(self, units=self.units.set_column(place, "attempts", counted))
+
 
 async def run_units(
     units: Iterable[WorkUnit] | Backlog, site: Site, admission: Admission
@@ -73,16 +96,18 @@ async def run_units(
     With a backlog it goes on until that is closed and empty.
     """
     backlog = units if isinstance(units, Backlog) else Backlog(units)
+    attempts = Attempts(site.unit_attempts, backlog)
     fanout, bundle = _Fanout(site, admission), backlog.take(admission.per_task)
     try:
         while True:
             while bundle and admission.admits(fanout.running.values(), bundle):
                 fanout.start(bundle)
                 bundle = backlog.take(admission.per_task)
-            if not fanout.running and backlog.is_over:
+            if not fanout.running and backlog.is_over and not attempts.waiting:
                 return
             for tables in await fanout.finished(backlog):
-                yield tables
+                if not (tables.failed and attempts.tries_again(tables.unit, tables.reason)):
+                    yield tables.after(attempts.failed(tables.unit))
             bundle = bundle or backlog.take(admission.per_task)
     finally:
         fanout.cancel()
@@ -130,6 +155,23 @@ class _Fanout:
 
 async def _remote_outcome(bundle: Bundle, site: Site, route: Route) -> list[UnitTables]:
     """The units' tables; a task that Ray could not finish becomes error rows here."""
+    from ray.exceptions import RayError
+
+    starts = stamina.retry_context(
+        _was_lost, attempts=STARTS_OF_A_TASK, timeout=None, wait_max=LONGEST_WAIT_S
+    )
+    try:
+        async for start in starts:
+            with start:
+                tables = await _asked(bundle, site, route)
+    except RayError as error:
+        lost = ClusterError(f"the task was lost: {_cause(error)}")
+        return [failed_unit(unit, site, lost, 0.0) for unit in bundle.units]
+    return [each.after(start.num - 1) for each in tables]
+
+
+async def _asked(bundle: Bundle, site: Site, route: Route) -> list[UnitTables]:
+    """What a task on some machine answers."""
     import ray
 
     reference = _remote(work_units_task).remote(bundle, site, route)
@@ -139,15 +181,24 @@ async def _remote_outcome(bundle: Bundle, site: Site, route: Route) -> list[Unit
         ray.cancel(reference)
         raise
     except ray.exceptions.RayError as error:
-        lost = ClusterError(f"the task was lost: {_cause(error)}")
-        return [failed_unit(unit, site, lost, 0.0) for unit in bundle.units]
+        log.warning("a task of %d work units was lost: %s", len(bundle.units), one_line(error))
+        raise
+
+
+def _was_lost(error: Exception) -> bool:
+    """Not what the task itself raised, nor what no machine can ever run."""
+    from ray.exceptions import RayError, RayTaskError, TaskUnschedulableError
+
+    for_good = RayTaskError | TaskUnschedulableError
+    return isinstance(error, RayError) and not isinstance(error, for_good)
 
 
 @lru_cache(maxsize=2)
 def _remote(function: Callable[..., Any]) -> Any:
     import ray
 
-    spread = ray.remote(num_cpus=TASK_CPUS, max_retries=TASK_RETRIES, scheduling_strategy="SPREAD")
+    # Ray's own retries would be as good, but neither counted nor told.
+    spread = ray.remote(num_cpus=TASK_CPUS, max_retries=0, scheduling_strategy="SPREAD")
     return spread(function)
 
 
@@ -238,7 +289,7 @@ def _unit_row(unit: WorkUnit, site: Site, seconds: float, columns: dict[str, Any
 
 
 def _place() -> dict[str, Any]:
-    """Which machine ran the unit. Attempts are the driver's; Ray's own restarts are not seen."""
+    """Which machine ran the unit."""
     import ray
 
     if not ray.is_initialized():

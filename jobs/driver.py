@@ -225,6 +225,7 @@ def _site(recipe: Recipe, spec: ModelSpec, policy: Deployed | None, prm: Deploye
         policy_parameters=policy.facts.parameters if policy else 0,
         prm_parameters=prm.facts.parameters if prm else 0,
         unit_timeout_s=recipe.work.unit_timeout_s,
+        unit_attempts=recipe.work.unit_attempts,
         policy_keys=policy.keys if policy else ("",),
         prm_keys=prm.keys if prm else ("",),
     )

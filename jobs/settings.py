@@ -315,6 +315,9 @@ class WorkSettings(Section):
     grading_timeout_s: Seconds = Field(default=5.0, description="Seconds for grading one answer")
     grading_processes: PositiveInt = Field(default=1, description="Child processes that grade")
     unit_timeout_s: Seconds = Field(default=3600.0, description="Seconds for one work unit")
+    unit_attempts: PositiveInt = Field(
+        default=3, description="Times a failing work unit is run before its error is a row"
+    )
 
 
 class ClusterSettings(Section):

@@ -119,8 +119,8 @@ def test_a_unit_stays_on_one_replica(three_nodes: str, tmp_path: Path) -> None:
 def test_a_faulty_model_spoils_only_its_units(
     three_nodes: str, tmp_path: Path, section: str, options: dict[str, float], words: str
 ) -> None:
-    sound = recipe(tmp_path / "sound", work={"solutions_per_unit": 4})
-    faulty = recipe(tmp_path / "faulty", work={"solutions_per_unit": 4})
+    sound = recipe(tmp_path / "sound", work={"solutions_per_unit": 4, "unit_attempts": 1})
+    faulty = recipe(tmp_path / "faulty", work={"solutions_per_unit": 4, "unit_attempts": 1})
     if section == "prm":
         faulty["prm"] = {**faulty["prm"], "options": options}
     else:

@@ -2,14 +2,17 @@
 
 Used by tests, by benchmarks of everything but the engine, and for planning. A recipe's
 `options` are those of `search.scripted.SeededPolicy` and `SeededPRM`, the faults below, and, to
-take as long as a real engine, those of `search.simulated.EngineTiming`.
+take as long as a real engine, those of `search.simulated.EngineTiming`. With `ledger`, a folder,
+they write down there what they were asked and what they answered (`actors.engines.ledger`).
 """
 
 import dataclasses
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from actors.engines.ledger import Ledger
 from actors.spec import ModelFacts, ModelSpec
 from actors.wire import ExpandItem, ScoreItem
 from search.errors import RecipeError
@@ -17,6 +20,7 @@ from search.protocols import Expansion, Score
 from search.scripted import SeededPolicy, SeededPRM
 from search.seeds import derive_seed
 from search.simulated import EngineTiming, SimulatedEngine, SimulatedPolicy, SimulatedPRM
+from search.token_ids import count_ids
 
 TIMES = ("iteration_s", "sequence_s", "prompt_token_s")
 _DRAWS = 1_000_000
@@ -30,6 +34,7 @@ class FakePolicy:
 
     def __init__(self, spec: ModelSpec) -> None:
         options = spec.engine_options()
+        self._ledger = Ledger("policy", options.pop("ledger", ""))
         self._empty_share = float(options.pop("empty_share", 0.0))
         engine = _engine(spec, options, "policy")
         policy = _built(SeededPolicy, options, "policy")
@@ -42,9 +47,11 @@ class FakePolicy:
         """Nothing here can break."""
 
     async def expand(self, item: ExpandItem) -> Expansion:
+        key = self._ledger.asked(item.path, item.n, item.seed, item.first)
         found: Expansion = await self._policy.expand(
             item.path, item.n, item.sampling, item.max_tokens, item.seed, item.first
         )
+        self._ledger.answered(key, sum(count_ids(each.token_ids) for each in found.completions))
         if _chosen(self._empty_share, item.seed):
             return dataclasses.replace(found, completions=())
         return found
@@ -54,11 +61,15 @@ class FakePRM:
     """Rewards are noisy truth about the fake policy's steps.
 
     `nan_share`: the share of steps, chosen by their text, whose reward is not a number.
+    `nan_while`: a file; while it is there, no reward is a number.
     """
 
     def __init__(self, spec: ModelSpec) -> None:
         options = spec.engine_options()
+        self._ledger = Ledger("prm", options.pop("ledger", ""))
         self._nan_share = float(options.pop("nan_share", 0.0))
+        nan_while = options.pop("nan_while", "")
+        self._nan_while = Path(nan_while) if nan_while else None
         engine = _engine(spec, options, "prm")
         prm = _built(SeededPRM, options, "prm")
         self._prm = SimulatedPRM(prm, engine) if engine else prm
@@ -70,10 +81,15 @@ class FakePRM:
         """Nothing here can break."""
 
     async def score(self, item: ScoreItem) -> Score:
-        scores: list[Score] = await self._prm.score([item.path])
-        if _chosen(self._nan_share, *item.path.steps):
-            return dataclasses.replace(scores[0], reward=math.nan)
-        return scores[0]
+        key = self._ledger.asked(item.path)
+        [score] = await self._prm.score([item.path])
+        self._ledger.answered(key, score.tokens_minimal)
+        if self._is_garbage() or _chosen(self._nan_share, *item.path.steps):
+            return dataclasses.replace(score, reward=math.nan)
+        return score
+
+    def _is_garbage(self) -> bool:
+        return self._nan_while is not None and self._nan_while.exists()
 
 
 def _engine(spec: ModelSpec, options: dict[str, Any], role: str) -> SimulatedEngine | None:

@@ -1,0 +1,48 @@
+"""Units that failed and wait for another attempt.
+
+A model that answers badly for a while, or a replica that hung, is another one a little later.
+Invariant: a unit fails at most `attempts` times, and what waits holds no place of what runs.
+"""
+
+import asyncio
+import logging
+from collections import Counter
+
+from cluster.backlog import Backlog
+from search.partition import WorkUnit
+
+# Two seconds after the first failure, twenty after the next.
+FIRST_WAIT_S = 2.0
+GROWTH = 10.0
+LONGEST_WAIT_S = 60.0
+
+log = logging.getLogger("branchwise")
+
+
+class Attempts:
+    """Counts the failures of units, and puts those that have attempts left into the backlog."""
+
+    def __init__(self, attempts: int, backlog: Backlog) -> None:
+        self._attempts, self._backlog = attempts, backlog
+        self._failures = Counter[str]()
+        self.waiting = 0
+
+    def failed(self, unit: WorkUnit) -> int:
+        """How often a unit that has ended had failed before; it is forgotten with this."""
+        return self._failures.pop(unit.unit_id, 0)
+
+    def tries_again(self, unit: WorkUnit, reason: str) -> bool:
+        """Whether a unit that failed will be run again; it is put into the backlog when due."""
+        failures = self._failures[unit.unit_id] + 1
+        if failures >= self._attempts:
+            return False
+        self._failures[unit.unit_id] = failures
+        wait_s = min(LONGEST_WAIT_S, FIRST_WAIT_S * GROWTH ** (failures - 1))
+        log.warning("%s failed (%s) and is run again in %g s", unit.unit_id, reason, wait_s)
+        self.waiting += 1
+        asyncio.get_running_loop().call_later(wait_s, self._give_back, unit)
+        return True
+
+    def _give_back(self, unit: WorkUnit) -> None:
+        self.waiting -= 1
+        self._backlog.add([unit])

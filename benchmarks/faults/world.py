@@ -173,7 +173,8 @@ class Finished:
     @property
     def units_redone(self) -> int:
         """How often a unit was started again."""
-        return int(sum(self.run.units["attempts"].to_pylist())) - self.run.units.num_rows
+        attempts: list[int] = self.run.units["attempts"].to_pylist()
+        return sum(attempts) - len(attempts)
 
 
 def begin(world: World, folder: Path, size: Size, runs: Path | None = None) -> Running:

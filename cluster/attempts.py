@@ -11,7 +11,7 @@ from collections import Counter
 from cluster.backlog import Backlog
 from search.partition import WorkUnit
 
-# Two seconds after the first failure, twenty after the next.
+# After 2, 20 and then 60 seconds: what is wrong for a minute is over by then.
 FIRST_WAIT_S = 2.0
 GROWTH = 10.0
 LONGEST_WAIT_S = 60.0

@@ -316,7 +316,7 @@ class WorkSettings(Section):
     grading_processes: PositiveInt = Field(default=1, description="Child processes that grade")
     unit_timeout_s: Seconds = Field(default=3600.0, description="Seconds for one work unit")
     unit_attempts: PositiveInt = Field(
-        default=3, description="Times a failing work unit is run before its error is a row"
+        default=4, description="Times a failing work unit is run before its error is a row"
     )
 
 

@@ -40,7 +40,7 @@ class Strike:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """name: as on the command line. loses: whether what it strikes is gone for good."""
+    """name: as on the command line. needs_mount: only a user who may mount can make it."""
 
     name: str
     strike: Callable[[Strike], None]
@@ -143,10 +143,9 @@ def _fill_object_stores(at: Strike) -> None:
 def _fill_disk(at: Strike) -> None:
     """The file system of the run folder is full for a while."""
     filler = _runs(at.running) / "filler"
-    with filler.open("wb") as file, contextlib.suppress(OSError):
+    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
         while True:
             file.write(bytes(4096))
-            file.flush()
     _later(at, lambda: filler.unlink(missing_ok=True))
 
 

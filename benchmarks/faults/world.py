@@ -82,7 +82,11 @@ def world() -> Iterator[World]:
     """A cluster for the length of the context."""
     from ray.cluster_utils import Cluster
 
-    head = {"num_cpus": HEAD_CPUS, "object_store_memory": OBJECT_STORE_BYTES}
+    head = {
+        "num_cpus": HEAD_CPUS,
+        "object_store_memory": OBJECT_STORE_BYTES,
+        "include_dashboard": False,
+    }
     cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
         found = World(cluster)

@@ -2,14 +2,14 @@
 
 Invariant: every item of a batch is answered exactly once, with a result or a `Failure`, and
 no item waits for a slower one, but for a tick. If the caller goes away, the items still
-running are cancelled.
+running are cancelled. The caller hears something all the time, if only that nothing has finished.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TypeVar
 
-from actors.wire import TICK_S, Failure
+from actors.wire import SIGN_OF_LIFE_S, TICK_S, Failure
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -18,7 +18,10 @@ Result = TypeVar("Result")
 async def answer_as_finished(
     items: Sequence[Item], compute: Callable[[Item], Awaitable[Result]]
 ) -> AsyncIterator[list[tuple[int, Result | Failure]]]:
-    """Yields lists of (place, result): each holds all that finished since the last one."""
+    """Yields lists of (place, result): each holds all that finished since the last one.
+
+    An empty one comes whenever nothing has finished for `SIGN_OF_LIFE_S`.
+    """
     finished: asyncio.Queue[tuple[int, Result | Failure]] = asyncio.Queue()
 
     async def answer(place: int, item: Item) -> None:
@@ -29,8 +32,8 @@ async def answer_as_finished(
     try:
         left = len(tasks)
         while left:
-            ready = [await finished.get()]
-            if finished.qsize() + 1 < left:
+            ready = await _next_or_nothing(finished)
+            if ready and finished.qsize() + 1 < left:
                 await asyncio.sleep(next_reply_s - clock())
             while not finished.empty():
                 ready.append(finished.get_nowait())
@@ -40,6 +43,14 @@ async def answer_as_finished(
     finally:
         for task in tasks:
             task.cancel()
+
+
+async def _next_or_nothing(finished: asyncio.Queue[Result]) -> list[Result]:
+    try:
+        async with asyncio.timeout(SIGN_OF_LIFE_S):
+            return [await finished.get()]
+    except TimeoutError:
+        return []
 
 
 async def _result_or_failure(

@@ -5,19 +5,19 @@ the same tick goes in one call: the first at once, what follows it within `TICK_
 Invariant: every item that was sent is answered once, with its result or with an error. An item
 whose caller has gone is given up in the engine, with its whole batch or, if it may be, alone. All
 calls of a client carry the same affinity key and so reach the same replica, where their prefixes
-are cached.
+are cached. A replica that says nothing for `LONGEST_SILENCE_S` is taken as lost.
 """
 
 import asyncio
 import itertools
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from typing import Any, Generic, TypeVar
 
 import stamina
 
-from actors.wire import TICK_S, ExpandItem, Failure, GiveUp, ScoreItem
+from actors.wire import LONGEST_SILENCE_S, TICK_S, ExpandItem, Failure, GiveUp, ScoreItem
 from search.errors import BranchwiseError, ClusterError, EngineLostError, PolicyError, PRMError
 from search.protocols import Expansion, PolicyPath, PRMPath, Sampling, Score
 from search.whole_solutions import SolutionRequest
@@ -107,7 +107,7 @@ class BatchingCaller(Generic[Item, Result]):
 
     async def _stream(self, batch: list[tuple[Item, "asyncio.Future[Result]"]]) -> None:
         lost: EngineLostError | None = None
-        async for reply in self._method.remote([item for item, _ in batch]):
+        async for reply in _heard(self._method.remote([item for item, _ in batch])):
             for place, result in reply:
                 if isinstance(result, Failure) and isinstance(result.error, EngineLostError):
                     lost = result.error
@@ -138,6 +138,33 @@ def _cancel_when_unwanted(
 
     for future in futures:
         future.add_done_callback(settled)
+
+
+async def _heard(replies: AsyncIterator[Result]) -> AsyncIterator[Result]:
+    """The replies, as long as they come.
+
+    Serve goes on with a call whose caller has left the loop over it, unless it is told.
+    """
+    try:
+        while True:
+            yield await _next_reply(replies)
+    except StopAsyncIteration:
+        return
+    finally:
+        cancel = getattr(replies, "cancel", None)
+        if cancel is not None:
+            cancel()
+
+
+async def _next_reply(replies: AsyncIterator[Result]) -> Result:
+    try:
+        async with asyncio.timeout(LONGEST_SILENCE_S) as silence:
+            return await anext(replies)
+    except TimeoutError as error:
+        if not silence.expired():
+            raise
+        text = f"a replica said nothing for {LONGEST_SILENCE_S:g} s"
+        raise EngineLostError(text) from error
 
 
 def _forget(future: "asyncio.Future[Any]") -> None:

@@ -1,7 +1,8 @@
 """What travels between a work unit and a replica: batches of items, answered item by item.
 
 A call carries everything a work unit has ready; the replica answers with lists of
-(place in the batch, result), each item as soon as it is finished, but for `TICK_S`.
+(place in the batch, result), each item as soon as it is finished, but for `TICK_S`. While nothing
+finishes, an empty list says that the replica is still there.
 """
 
 from dataclasses import dataclass
@@ -12,6 +13,11 @@ from search.whole_solutions import SolutionRequest
 
 # How long the next message waits for company, on both ways: a fraction of what a step takes.
 TICK_S = 0.004
+# A machine whose network is cut refuses nothing, it says nothing. gRPC would notice after up to
+# seven minutes: Ray's channels send a ping every five, and none more than one a minute.
+SIGN_OF_LIFE_S = 2.0
+# Longer than any pause of a process that lives: a call given up in error costs its work.
+LONGEST_SILENCE_S = 15.0
 
 
 @dataclass(frozen=True, slots=True)

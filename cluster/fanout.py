@@ -8,9 +8,9 @@ with its worker or machine, and units that failed, are run again: the seeds make
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, TypeAlias
 
 import pyarrow as pa
@@ -21,6 +21,7 @@ from actors.spread import spread_policy, spread_prm
 from cluster.admission import Admission, Bundle
 from cluster.attempts import Attempts
 from cluster.backlog import Backlog
+from cluster.machines import Machines, this_machine
 from cluster.routing import Balance, Route
 from search.errors import ClusterError, first_cause, one_line
 from search.growth import Growth
@@ -117,7 +118,7 @@ class _Fanout:
     """The tasks under way, and the balance of their work over the replicas."""
 
     def __init__(self, site: Site, admission: Admission) -> None:
-        self._site, self._admission = site, admission
+        self._site, self._admission, self._machines = site, admission, Machines()
         self._policy = Balance(site.policy_keys, admission.batch)
         self._prm = Balance(site.prm_keys, admission.batch)
         self.running: dict[asyncio.Task[list[UnitTables]], Bundle] = {}
@@ -147,13 +148,15 @@ class _Fanout:
         solutions = bundle.solutions
         route = Route(self._policy.take(solutions), self._prm.take(solutions))
         try:
-            return await _remote_outcome(bundle, self._site, route)
+            return await _remote_outcome(bundle, self._site, route, self._machines)
         finally:
             self._policy.give_back(route.policy, solutions)
             self._prm.give_back(route.prm, solutions)
 
 
-async def _remote_outcome(bundle: Bundle, site: Site, route: Route) -> list[UnitTables]:
+async def _remote_outcome(
+    bundle: Bundle, site: Site, route: Route, machines: Machines
+) -> list[UnitTables]:
     """The units' tables; a task that Ray could not finish becomes error rows here."""
     from ray.exceptions import RayError
 
@@ -163,24 +166,21 @@ async def _remote_outcome(bundle: Bundle, site: Site, route: Route) -> list[Unit
     try:
         async for start in starts:
             with start:
-                tables = await _asked(bundle, site, route)
+                tables = await _asked(bundle, site, route, machines)
     except RayError as error:
         lost = ClusterError(f"the task was lost: {_cause(error)}")
         return [failed_unit(unit, site, lost, 0.0) for unit in bundle.units]
     return [each.after(start.num - 1) for each in tables]
 
 
-async def _asked(bundle: Bundle, site: Site, route: Route) -> list[UnitTables]:
+async def _asked(bundle: Bundle, site: Site, route: Route, machines: Machines) -> list[UnitTables]:
     """What a task on some machine answers."""
-    import ray
+    from ray.exceptions import RayError
 
-    reference = _remote(work_units_task).remote(bundle, site, route)
+    start = partial(_remote(work_units_task).remote, bundle, site, route)
     try:
-        return await reference  # type: ignore[no-any-return]
-    except asyncio.CancelledError:
-        ray.cancel(reference)
-        raise
-    except ray.exceptions.RayError as error:
+        return await machines.answer(start)  # type: ignore[no-any-return]
+    except RayError as error:
         log.warning("a task of %d work units was lost: %s", len(bundle.units), one_line(error))
         raise
 
@@ -214,9 +214,10 @@ def _import_serve() -> None:
     del serve
 
 
-def work_units_task(bundle: Bundle, site: Site, route: Route) -> list[UnitTables]:
-    """What runs on a worker: the searches of a bundle's units, side by side."""
-    return _runner().run(_run_bundle(bundle, site, route))
+def work_units_task(bundle: Bundle, site: Site, route: Route) -> Iterator[str | list[UnitTables]]:
+    """What runs on a worker: it says where, then the searches of a bundle's units, side by side."""
+    yield this_machine()
+    yield _runner().run(_run_bundle(bundle, site, route))
 
 
 @lru_cache(maxsize=1)

@@ -31,7 +31,7 @@ class ClusterError(BranchwiseError):
 
 
 class EngineLostError(ClusterError):
-    """An engine died under a request; another replica, or this one restarted, can answer it."""
+    """An engine died or fell silent; another replica, or this one restarted, can answer."""
 
 
 def one_line(text: object) -> str:

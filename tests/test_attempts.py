@@ -12,6 +12,7 @@ from ray.exceptions import RayTaskError, TaskUnschedulableError, WorkerCrashedEr
 from cluster import attempts, fanout
 from cluster.admission import Bundle, admission_of
 from cluster.fanout import Site, UnitTables, failed_unit, run_units
+from cluster.machines import Machines
 from cluster.routing import Route
 from search.config import SearchConfig
 from search.partition import WorkUnit, partition
@@ -48,7 +49,9 @@ class Tasks:
         self.left, self.lost = dict(failures), list(lost or [])
         self.bundles: list[list[str]] = []
 
-    async def __call__(self, bundle: Bundle, site: Site, route: Route) -> list[UnitTables]:
+    async def __call__(
+        self, bundle: Bundle, site: Site, route: Route, machines: Machines
+    ) -> list[UnitTables]:
         self.bundles.append([unit.problem.problem_id for unit in bundle.units])
         if self.lost:
             raise self.lost.pop(0)

@@ -1,4 +1,7 @@
-"""Retry lives in transport only: a lost replica costs the open items of a call, nothing else."""
+"""Retry lives in transport only: a lost replica costs the open items of a call, nothing else.
+
+Lost is also one that says nothing any more: a machine whose network is cut refuses no call.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -7,9 +10,11 @@ import pytest
 import stamina
 from ray.exceptions import RayActorError
 
+from actors.batching import answer_as_finished
 from actors.client import BatchingCaller
-from actors.wire import Failure
+from actors.wire import LONGEST_SILENCE_S, SIGN_OF_LIFE_S, Failure
 from search.errors import EngineLostError, PolicyError
+from search.virtual_time import run_virtually
 
 pytestmark = pytest.mark.unit
 
@@ -79,3 +84,119 @@ def test_an_engine_that_always_dies_is_named() -> None:
     with stamina.set_testing(True, attempts=3), pytest.raises(ExceptionGroup) as caught:
         asyncio.run(ask_all(replicas, "abcdef"))
     assert caught.group_contains(EngineLostError, match="the engine of 0.1m died")
+
+
+class SilentReplicas(LosingReplicas):
+    """Answers one item a call and then says nothing more, as often as told; answers all after."""
+
+    def __init__(self, losses: int) -> None:
+        super().__init__(losses)
+        self.cancelled = 0
+
+    async def _answer(
+        self, items: Sequence[str], lost: bool
+    ) -> AsyncIterator[list[tuple[int, str | Failure]]]:
+        for place, item in enumerate(items):
+            yield [(place, item.upper())]
+            if lost:
+                await self._silence()
+
+    async def _silence(self) -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+
+
+def test_what_a_silent_replica_was_asked_is_asked_again() -> None:
+    replicas = SilentReplicas(losses=2)
+    with stamina.set_testing(True, attempts=5):
+        results, seconds = run_virtually(ask_all(replicas, "abcd"))
+    assert results == list("ABCD")
+    assert replicas.calls == [list("abcd"), list("bcd"), list("cd")]
+    assert replicas.cancelled == 2
+    assert 2 * LONGEST_SILENCE_S <= seconds < 3 * LONGEST_SILENCE_S
+
+
+def test_a_replica_that_is_always_silent_is_named() -> None:
+    with stamina.set_testing(True, attempts=3), pytest.raises(ExceptionGroup) as caught:
+        run_virtually(ask_all(SilentReplicas(losses=9), "abcdef"))
+    assert caught.group_contains(EngineLostError, match="a replica said nothing for 15 s")
+
+
+class SlowReplicas(LosingReplicas):
+    """Computes for minutes, as a large model may."""
+
+    minutes = 5
+
+    async def _answer(
+        self, items: Sequence[str], lost: bool
+    ) -> AsyncIterator[list[tuple[int, str | Failure]]]:
+        async for reply in answer_as_finished(items, self._compute):
+            yield reply
+
+    async def _compute(self, item: str) -> str:
+        await asyncio.sleep(60 * self.minutes)
+        return item.upper()
+
+
+def test_a_replica_that_takes_long_is_not_taken_for_lost() -> None:
+    replicas = SlowReplicas(losses=0)
+    results, seconds = run_virtually(ask_all(replicas, "ab"))
+    assert results == list("AB")
+    assert seconds == pytest.approx(60 * replicas.minutes, abs=1)
+    assert replicas.calls == [list("ab")]
+
+
+def test_signs_of_life_come_while_nothing_finishes() -> None:
+    async def replies() -> list[list[tuple[int, str | Failure]]]:
+        async def compute(item: str) -> str:
+            await asyncio.sleep(2.5 * SIGN_OF_LIFE_S)
+            return item
+
+        return [reply async for reply in answer_as_finished(["a"], compute)]
+
+    assert run_virtually(replies())[0] == [[], [], [(0, "a")]]
+
+
+class Response:
+    """As Serve's: iterating over it may be given up without the replica being told."""
+
+    def __init__(self) -> None:
+        self.told = 0
+
+    def __aiter__(self) -> "Response":
+        return self
+
+    async def __anext__(self) -> list[tuple[int, str]]:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    def cancel(self) -> None:
+        self.told += 1
+
+
+class OneResponse:
+    """A method that gives the same response to every call."""
+
+    def __init__(self) -> None:
+        self.response = Response()
+
+    def remote(self, items: Sequence[str]) -> Response:
+        return self.response
+
+
+def test_a_replica_is_told_when_nobody_waits_any_more() -> None:
+    method = OneResponse()
+
+    async def leave() -> None:
+        caller: BatchingCaller[str, str] = BatchingCaller(method, PolicyError)
+        call = asyncio.create_task(caller.call("a"))
+        await asyncio.sleep(1)
+        call.cancel()
+        await asyncio.wait([call])
+        await asyncio.sleep(1)
+
+    run_virtually(leave())
+    assert method.response.told == 1

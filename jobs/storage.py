@@ -33,7 +33,6 @@ _PASSING |= {errno.ETIMEDOUT, errno.ECONNRESET, errno.ENETUNREACH, errno.EHOSTUN
 # Errors of a store have no number: they are known by its words.
 _FROM_A_STORE = ("AWS Error", "google::cloud", "Azure")
 Answer = TypeVar("Answer")
-Where: TypeAlias = "Storage | str | Path"
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +245,9 @@ class Storage:
         except (OSError, ValueError, MemoryError, OverflowError, pa.ArrowException) as error:
             line = one_line(reason(error))
             raise StorageError(f"cannot read {self.called(name)}: {line}") from error
+
+
+Where: TypeAlias = Storage | str | Path
 
 
 def storage_at(where: Where, patience_s: float = PATIENCE_S) -> Storage:

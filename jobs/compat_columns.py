@@ -6,7 +6,6 @@ An answer counts as correct if that very string was graded so; nothing is graded
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +13,7 @@ import pyarrow as pa
 from jobs.curves import SOLUTION_COLUMNS, Search, solutions_by_problem
 from jobs.intervals import accuracy_interval
 from jobs.results import table_parts
+from jobs.storage import Where
 from jobs.vote_table import COVERAGE, MAJORITY, ROWS, SCORED_ROWS, Cell, Column
 from search.compat_votes import (
     VoteRule,
@@ -47,7 +47,7 @@ class Solutions:
         )
 
 
-def compat_columns(folder: Path, rule: VoteRule, run: str, prm: str) -> list[Column]:
+def compat_columns(folder: Where, rule: VoteRule, run: str, prm: str) -> list[Column]:
     """A column for each search and each N at which the rule gives an answer."""
     found: defaultdict[tuple[Search, int], list[dict[str, bool]]] = defaultdict(list)
     for part in table_parts(folder, "solutions", SOLUTION_COLUMNS):

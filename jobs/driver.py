@@ -36,6 +36,8 @@ from jobs.run_tables import of_recipe, write_tables
 from jobs.run_writer import RunWriter
 from jobs.samples import SAMPLE_COLUMNS, samples_of_parts
 from jobs.settings import Recipe
+from jobs.storage import Storage
+from search.errors import StorageError
 from search.problem import Problem
 from search.schemas import PROBLEMS
 
@@ -46,9 +48,16 @@ log = logging.getLogger("branchwise")
 class RunOutcome:
     """Where a run is, and what in it failed."""
 
-    folder: Path
+    place: Storage
     failed_units: int
     bad_problems: int
+
+    @property
+    def folder(self) -> Path:
+        """Its folder on this machine; raises StorageError if it lies on a store."""
+        if self.place.here is None:
+            raise StorageError(f"{self.place} is no folder of this machine: use its `place`")
+        return self.place.here
 
 
 def run_recipe(
@@ -80,12 +89,12 @@ async def _run(
     recall = Recall(run.log)
     async with RunWriter(run.log, recipe.work.checkpoint_interval_s) as writer:
         searched = await _search_all(recipe, address, loaded, writer, recall, console)
-    folder = Path(run.folder.where)
-    write_table(folder, "problems", problems_table(searched.problems, searched.bad))
+    run.lease.check()
+    write_table(run.folder, "problems", problems_table(searched.problems, searched.bad))
     write_tables(run.log, run.folder, of_recipe(recipe))
-    _write_answers(folder, searched.problems, recipe)
+    _write_answers(run.folder, searched.problems, recipe)
     run.finish()
-    return RunOutcome(folder, searched.failed_units, len(searched.bad))
+    return RunOutcome(run.folder, searched.failed_units, len(searched.bad))
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +240,7 @@ def _site(recipe: Recipe, spec: ModelSpec, policy: Deployed | None, prm: Deploye
     )
 
 
-def _write_answers(folder: Path, problems: list[Problem], recipe: Recipe) -> None:
+def _write_answers(folder: Storage, problems: list[Problem], recipe: Recipe) -> None:
     """Samples, votes and curves, from the tables alone."""
     ids = [problem.problem_id for problem in problems]
     parts = table_parts(folder, "solutions", SAMPLE_COLUMNS)

@@ -19,6 +19,7 @@ from jobs.curves import PASS, SOLUTION_COLUMNS, Search, accuracy_at, solutions_b
 from jobs.difficulty import FEATURES, Samples, probe_features, samples_independently, samples_of
 from jobs.results import load_record, load_table, table_parts
 from jobs.routes import PROBE_STRATEGY, FittedRun, Route
+from jobs.storage import Storage, Where, folder_to_read
 from search.config import is_uneven
 from search.errors import RecipeError
 from search.rewards import Reduction
@@ -128,7 +129,7 @@ class _Pile:
             self.samples[problem_id][strategy] = samples
 
 
-def gather(folders: Sequence[Path], probe: int, budgets: Iterable[float]) -> Learned:
+def gather(folders: Sequence[Where], probe: int, budgets: Iterable[float]) -> Learned:
     """Reads run folders; raises StorageError for what is no run, RecipeError for too little.
 
     probe: k, the samples of a probe. budgets: in solutions, to have searches of just that size.
@@ -136,18 +137,20 @@ def gather(folders: Sequence[Path], probe: int, budgets: Iterable[float]) -> Lea
     piles: dict[tuple[str, str], _Pile] = {}
     texts: dict[str, str] = {}
     runs: list[FittedRun] = []
-    for folder in folders:
+    for folder in map(folder_to_read, folders):
         record = load_record(folder, "run_id", "recipe", "recipe_digest", "seeds")
         runs.append(FittedRun(run_id=record["run_id"], recipe_digest=record["recipe_digest"]))
         _add_texts(texts, folder)
         _add_run(piles, folder, record, probe, list(budgets))
     evidence = [_evidence(*name, pile, probe) for name, pile in sorted(piles.items())]
     if not evidence:
-        raise RecipeError(f"{folders[0]} has no solutions: give runs whose searches succeeded")
+        raise RecipeError(
+            f"{folder_to_read(folders[0])} has no solutions: give runs whose searches succeeded"
+        )
     return Learned(runs, texts, evidence)
 
 
-def _add_texts(texts: dict[str, str], folder: Path) -> None:
+def _add_texts(texts: dict[str, str], folder: Storage) -> None:
     problems = load_table(folder, "problems")
     searched = problems.filter(pc.is_null(problems["error"]))
     columns = (searched[name].to_pylist() for name in ("problem_id", "text"))
@@ -161,7 +164,7 @@ def _add_texts(texts: dict[str, str], folder: Path) -> None:
 
 def _add_run(
     piles: dict[tuple[str, str], _Pile],
-    folder: Path,
+    folder: Storage,
     record: dict[str, Any],
     probe: int,
     budgets: list[float],
@@ -204,7 +207,7 @@ class _Run:
     costs: dict[tuple[Any, ...], Floats]
 
     @classmethod
-    def of(cls, folder: Path, record: dict[str, Any]) -> "_Run":
+    def of(cls, folder: Storage, record: dict[str, Any]) -> "_Run":
         units, recipe = load_table(folder, "units"), record["recipe"]
         sizes = {name: model_parameters(units, name) for name in set(units["policy"].to_pylist())}
         parameters = {name: policy for name, (policy, _) in sizes.items()}

@@ -7,7 +7,6 @@ a probe is paid where one is needed.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
@@ -32,6 +31,7 @@ from jobs.routes import (
     Validation,
     hashed,
 )
+from jobs.storage import Where
 from search.errors import RecipeError
 from search.rewards import Reduction
 from search.seeds import derive_seed
@@ -61,7 +61,7 @@ class FitSettings:
             raise RecipeError(f"{self.standard_errors:g} standard errors: take 0 or more")
 
 
-def fit(folders: Sequence[Path], settings: FitSettings) -> Artifact:
+def fit(folders: Sequence[Where], settings: FitSettings) -> Artifact:
     """Learns from finished runs; raises RecipeError or StorageError where that cannot be done."""
     wanted = [b.amount for b in settings.budgets if b.measure is Measure.SOLUTIONS]
     learned = gather(folders, settings.probe, wanted)

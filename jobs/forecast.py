@@ -5,7 +5,6 @@ Invariant: what is assumed is printed beside what follows from it.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -17,6 +16,7 @@ from jobs.routed_checks import check_plan
 from jobs.settings import Recipe
 from jobs.splits import RunPrediction, best_splits, half_of, jobs_of
 from jobs.step_statistics import assumed_steps, measured_steps
+from jobs.storage import Where, folder_to_read
 from search.errors import RecipeError
 from search.step_model import StepModel
 
@@ -31,7 +31,7 @@ class Question:
     gpus: int
     gpu: GPUType
     price_usd: float
-    from_run: Path | None = None
+    from_run: Where | None = None
     step_tokens: float | None = None
     steps: int | None = None
 
@@ -61,7 +61,7 @@ def question(
     gpus: int,
     gpu: str | None,
     price_usd: float | None = None,
-    from_run: Path | None = None,
+    from_run: Where | None = None,
     step_tokens: float | None = None,
     steps: int | None = None,
 ) -> Question:
@@ -183,7 +183,7 @@ def _notes(found: Forecast) -> Iterator[str]:
 def _steps_note(job: Job, asked: Question) -> str:
     steps, source = job.steps, "assumed: --step-tokens, --steps or --from-run replace it"
     if asked.from_run is not None:
-        source = f"measured in {asked.from_run}"
+        source = f"measured in {folder_to_read(asked.from_run)}"
     return (
         f"{job.name} writes {steps.steps:.1f} steps of {steps.step_tokens:.0f} tokens (coefficient "
         f"of variation {steps.step_cv:.2f}) and reads {steps.prompt_tokens} a unit ({source})"

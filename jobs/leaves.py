@@ -9,7 +9,6 @@ answer that nobody graded counts as wrong, and is counted.
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ import pyarrow.compute as pc
 from jobs.curves import Search, without_routed
 from jobs.grader_process import Verdict, verdict_at_sight
 from jobs.results import load_table, table_parts
+from jobs.storage import Where
 from search.answers import boxed_answer
 from search.protocols import StopReason
 from search.schemas import NODES
@@ -55,7 +55,7 @@ class LeafCoverage:
         return {problem: value for problem, value in pairs if value == value}
 
 
-def leaf_coverage(folder: Path) -> list[LeafCoverage]:
+def leaf_coverage(folder: Where) -> list[LeafCoverage]:
     """Every search of a run; raises StorageError if a table cannot be read."""
     read = map(without_routed, table_parts(folder, "solutions", _GRADED))
     parts = [part for part in read if len(part)]
@@ -69,7 +69,7 @@ def leaf_coverage(folder: Path) -> list[LeafCoverage]:
     return _by_search(all_leaves, leaves)
 
 
-def left_out(folder: Path, solutions: pa.Table) -> pa.Table:
+def left_out(folder: Where, solutions: pa.Table) -> pa.Table:
     """Finished nodes that are no solutions, each with the `answer` of its path.
 
     solutions: at least `policy`, `unit_id` and `node_id` of all of them.
@@ -111,7 +111,7 @@ def _rows(table: pa.Table, names: tuple[str, ...]) -> list[tuple[Any, ...]]:
     return list(zip(*(table[name].to_pylist() for name in names), strict=True))
 
 
-def _graded(folder: Path, leaves: pa.Table, solutions: pa.Table) -> pa.Table:
+def _graded(folder: Where, leaves: pa.Table, solutions: pa.Table) -> pa.Table:
     """The leaves with `right`, and `known`: whether anybody graded that answer."""
     asked = set(_rows(leaves, ("problem_id", "answer")))
     grades: dict[tuple[str, str], bool] = {}

@@ -5,20 +5,20 @@ The steps are in `nodes`, so what is left is the prompt, as often as steps were 
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs.results import table_parts
+from jobs.storage import Where
 
 _NODE = ("policy", "unit_id", "node_id", "parent_id", "policy_tokens")
 _UNIT = ("policy", "problem_id", "unit_id", "generations", "prefix_policy_tokens")
 PromptTokens = dict[tuple[str, str], float]
 
 
-def prompt_tokens(folder: Path, units: pa.Table) -> PromptTokens:
+def prompt_tokens(folder: Where, units: pa.Table) -> PromptTokens:
     """By (policy, problem id), from the smallest unit of each; raises StorageError.
 
     Left out are problems whose units do not tell, because their nodes are not all in the table.

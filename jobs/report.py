@@ -4,6 +4,7 @@ Invariant: everything is read from the tables of the run folders; nothing here n
 model or the machine that ran them, and equal tables give equal files.
 """
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from importlib import resources
@@ -38,6 +39,7 @@ from jobs.selection import at_full_n as selections_at_full_n
 from jobs.selection_figure import draw_selection
 from jobs.small_against_large import matches
 from jobs.stops_report import stop_reports
+from jobs.storage import Where, storage_at
 from search.errors import StorageError
 from search.rewards import Reduction
 from search.votes import Vote
@@ -103,15 +105,27 @@ class _Reported:
     difficulty: ByDifficulty
 
     @classmethod
-    def of(cls, folder: Path, choice: Choice) -> "_Reported":
+    def of(cls, folder: Where, choice: Choice) -> "_Reported":
         run = read_run(folder)
-        lost = selections(run, choice, leaf_coverage(folder))
+        lost = selections(run, choice, leaf_coverage(run.folder))
         bins = by_difficulty(run, choice, run.thresholds)
         return cls(run, lost, budgets_of(run, choice), bins)
 
 
+def report_at(runs: Sequence[Where], to: Where) -> list[str]:
+    """Writes a report on this machine or on a store; where its files are, in `written`'s order."""
+    folder = storage_at(to)
+    if folder.here:
+        return [str(path) for path in write_report(runs, folder.here).written]
+    with tempfile.TemporaryDirectory(prefix="branchwise-") as drawn:
+        files = write_report(runs, Path(drawn)).written
+        for path in files:
+            folder.write(path.name, path.read_bytes())
+    return [folder.called(path.name) for path in files]
+
+
 def write_report(
-    run_dirs: Sequence[Path],
+    run_dirs: Sequence[Where],
     folder: Path,
     reduction: Reduction = Reduction.LAST,
     vote: Vote = Vote.WEIGHTED,
@@ -122,7 +136,7 @@ def write_report(
     and have a chapter each.
     """
     choice = Choice(reduction, vote)
-    reported = [_Reported.of(Path(path), choice) for path in run_dirs]
+    reported = [_Reported.of(path, choice) for path in run_dirs]
     files = ReportFiles.under(folder, any(each.difficulty.policies for each in reported))
     try:
         folder.mkdir(parents=True, exist_ok=True)

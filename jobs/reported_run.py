@@ -26,6 +26,7 @@ from jobs.difficulty import Thresholds
 from jobs.intervals import clustered_interval
 from jobs.results import load_record, load_table, table_parts
 from jobs.routes_table import named_units
+from jobs.storage import Storage, Where, folder_to_read
 from search.config import COMPUTE_OPTIMAL
 from search.rewards import Reduction
 from search.schemas import SOLUTIONS
@@ -61,7 +62,7 @@ class ReportedRun:
     """One run folder as a report needs it. `policies`: names by size, in the recipe's order
     where sizes are equal or unknown; `parameters`: their sizes, 0 if unknown."""
 
-    folder: Path
+    folder: Storage
     record: Row
     problems: pa.Table
     answers: pa.Table
@@ -103,8 +104,9 @@ class ReportedRun:
         return table_parts(self.folder, "solutions", SOLUTION_COLUMNS)
 
 
-def read_run(folder: Path) -> ReportedRun:
+def read_run(run: Where) -> ReportedRun:
     """A run folder; raises StorageError if it is not one or a table is missing."""
+    folder = folder_to_read(run)
     record, units = load_record(folder, "run_id"), load_table(folder, "units")
     answers, routes = load_table(folder, "answers"), load_table(folder, "routes")
     names = _recipe_policies(record)
@@ -126,7 +128,7 @@ def read_run(folder: Path) -> ReportedRun:
     )
 
 
-def _read_grades(folder: Path) -> pa.Table:
+def _read_grades(folder: Storage) -> pa.Table:
     """Only two columns of what may be gigabytes."""
     schema = pa.schema([SOLUTIONS.field(name) for name in ("verdict", "task_score")])
     parts = table_parts(folder, "solutions", schema.names)

@@ -4,14 +4,13 @@ Invariant: a table in a run folder has its schema from `search.schemas`; `run.js
 when the run starts and again when it ends, so a folder always says what it belongs to.
 """
 
-import contextlib
 import json
 import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -19,7 +18,7 @@ import pyarrow.parquet as pq
 
 from cluster.repository import REPOSITORY
 from jobs.record_checks import record_fault
-from jobs.storage import PARQUET
+from jobs.storage import PARQUET, Storage, Where, folder_to_read, storage_at
 from search.errors import StorageError, one_line
 from search.schemas import MAY_BE_MISSING, SCHEMA_VERSION, TABLES, VERSION_KEY
 
@@ -64,20 +63,11 @@ def new_record(name: str, recipe: dict[str, Any], digest: str) -> RunRecord:
     )
 
 
-@contextlib.contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    """Names the border that a failed write crossed."""
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(f"cannot write the run folder {folder}: {one_line(error)}") from error
-
-
-def write_table(folder: Path, name: str, table: pa.Table) -> None:
+def write_table(folder: Where, name: str, table: pa.Table) -> None:
     """Writes one whole table of a run folder; raises StorageError."""
     _check_columns(name, table)
-    with _writing(folder):
-        pq.write_table(table, folder / f"{name}.parquet", **PARQUET)
+    with storage_at(folder).writing(f"{name}.parquet") as file:
+        pq.write_table(table, file, **PARQUET)
 
 
 def _check_columns(name: str, rows: pa.Table) -> None:
@@ -100,57 +90,57 @@ class Run:
     stops: pa.Table
 
 
-def load_run(path: str | Path) -> Run:
-    """Reads a run folder; raises StorageError if it is not one."""
-    folder = Path(path)
+def load_run(path: Where) -> Run:
+    """Reads a run folder, at a path or a URI; raises StorageError if it is not one."""
+    folder = folder_to_read(path)
     return Run(load_record(folder), **{name: load_table(folder, name) for name in TABLES})
 
 
-def load_record(folder: Path, *needed: str) -> dict[str, Any]:
+def load_record(folder: Where, *needed: str) -> dict[str, Any]:
     """What run.json says; raises StorageError if it is damaged, or a needed key is missing."""
+    place = folder_to_read(folder)
     try:
-        record = json.loads((folder / "run.json").read_text())
-    except (OSError, ValueError, RecursionError):
+        record = json.loads(place.read("run.json").to_pybytes().decode())
+    except StorageError as error:
+        if not place.here and not isinstance(error.__cause__, FileNotFoundError):
+            raise  # a store that refuses, or is away
+        record = None
+    except (ValueError, RecursionError):
         record = None
     if not isinstance(record, dict):
-        raise StorageError(f"{folder} is not a run folder: no readable run.json there")
+        raise StorageError(f"{place} is not a run folder: no readable run.json there")
     if fault := record_fault(record, needed):
-        raise StorageError(f"{folder / 'run.json'} is not as a run writes it: {fault}")
+        raise StorageError(f"{place.called('run.json')} is not as a run writes it: {fault}")
     return record
 
 
-def load_table(folder: Path, name: str) -> pa.Table:
+def load_table(folder: Where, name: str) -> pa.Table:
     """One table of a run, checked against its schema and version."""
-    path = folder / f"{name}.parquet"
-    if name in MAY_BE_MISSING and not path.exists() and not path.is_symlink():
+    place, file = folder_to_read(folder), f"{name}.parquet"
+    if name in MAY_BE_MISSING and place.lacks(file):
         return TABLES[name].empty_table()
-    with _reading(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
-        table = file.read()
-    _check_schema(path, name, table.schema)
+    table = place.read_parquet(file, lambda parts: parts.read())
+    _check_schema(place.called(file), name, table.schema)
     return table
 
 
-def table_parts(folder: Path, name: str, columns: Sequence[str]) -> Iterator[pa.Table]:
+def table_parts(folder: Where, name: str, columns: Sequence[str]) -> Iterator[pa.Table]:
     """Some columns of a table, a row group at a time, for tables that memory may not hold."""
-    path = folder / f"{name}.parquet"
-    with _reading(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
-        _check_schema(path, name, file.schema_arrow)
-        for group in range(file.num_row_groups):
-            yield file.read_row_group(group, list(columns))
+    place, file = folder_to_read(folder), f"{name}.parquet"
+    for group in range(place.read_parquet(file, partial(_checked_groups, place, name))):
+        yield place.read_parquet(file, partial(_row_group, group, list(columns)))
 
 
-@contextlib.contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Names the border that a failed read crossed."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise StorageError(f"cannot read {path}: it is not there") from None
-    except (OSError, ValueError, MemoryError, OverflowError, pa.ArrowException) as error:
-        raise StorageError(f"cannot read {path}: {one_line(error)}") from error
+def _checked_groups(folder: Storage, name: str, parts: pq.ParquetFile) -> int:
+    _check_schema(folder.called(f"{name}.parquet"), name, parts.schema_arrow)
+    return int(parts.num_row_groups)
 
 
-def _check_schema(path: Path, name: str, schema: pa.Schema) -> None:
+def _row_group(group: int, columns: list[str], parts: pq.ParquetFile) -> pa.Table:
+    return parts.read_row_group(group, columns)
+
+
+def _check_schema(path: str, name: str, schema: pa.Schema) -> None:
     if not schema.equals(TABLES[name]):
         raise StorageError(f"{path} does not have the columns of schema {SCHEMA_VERSION}")
     version = (schema.metadata or {}).get(VERSION_KEY, b"none")

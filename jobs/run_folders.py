@@ -4,15 +4,12 @@ Invariant: a run that was begun with another recipe is never written to, nor one
 process is writing to.
 """
 
+import contextlib
 import json
 import logging
-import os
-import socket
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from typing import Any, Self
-
-import psutil
 
 from jobs.commit_log import CommitLog
 from jobs.recipe import recipe_digest
@@ -20,11 +17,13 @@ from jobs.recipe_changes import changes
 from jobs.record_checks import record_fault
 from jobs.results import RunRecord, library_versions, new_record
 from jobs.settings import Recipe
-from jobs.storage import Storage, storage_at
+from jobs.storage import PATIENCE_S, Storage, folder_to_read
+from jobs.store_uris import shown
+from jobs.writer_lease import WriterLease
 from search.errors import RecipeError, StorageError
 from search.schemas import SCHEMA_VERSION
 
-RECORD, WRITER = "run.json", "writer.json"
+RECORD = "run.json"
 _SHOWN = 6
 log = logging.getLogger("branchwise")
 
@@ -39,19 +38,22 @@ class OpenRun:
     folder: Storage
     record: RunRecord
     log: CommitLog
+    lease: WriterLease
     _ended: bool = False
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *raised: object) -> None:
-        if self.log.is_empty and not self._ended:
-            self.folder.remove()
-        else:
-            self.folder.delete(WRITER)
+        self.lease.stop()
+        if self.log.is_empty and not self._ended and not self.lease.is_lost:
+            with contextlib.suppress(StorageError):  # a store that is away keeps an empty run
+                self.folder.at_once.remove()
+        self.lease.release()
 
     def finish(self) -> None:
         """Notes that everything that belongs to the run has been written."""
+        self.lease.check()
         now = datetime.now(UTC).isoformat(timespec="seconds")
         _write_json(self.folder, RECORD, asdict(self.record) | {"finished_at": now})
         self.log.delete()
@@ -63,9 +65,10 @@ def open_run(recipe: Recipe, into: str | None = None, fresh: bool = False) -> Op
 
     into: a run folder to be continued, even if it was finished. fresh: a new one in any case.
     """
+    shareable = recipe.model_copy(update={"runs_folder": shown(recipe.runs_folder)})
     if into is not None:
-        return _continued(storage_at(into), recipe)
-    runs = storage_at(recipe.runs_folder)
+        return _continued(folder_to_read(into), shareable)
+    runs, recipe = folder_to_read(recipe.runs_folder), shareable
     unfinished = None if fresh else _unfinished(runs, recipe.name)
     return _continued(unfinished, recipe) if unfinished else _new(runs, recipe)
 
@@ -108,60 +111,28 @@ def _unfinished(runs: Storage, name: str) -> Storage | None:
 
 
 def _claimed(folder: Storage, record: RunRecord) -> OpenRun:
-    """Writes down who writes; raises StorageError if another process still does.
-
-    A store that nothing can be written to is found out here, at once and not after hours.
-    """
-    writer = _writer(folder)
-    if writer and _is_alive(writer):
-        raise StorageError(
-            f"{folder.where} is being written to by process {writer['pid']} on "
-            f"{writer['host']}: wait for it, or end it"
-        )
-    at_once = replace(folder, patience_s=0.0)
-    _write_json(at_once, WRITER, _this_process())
-    _write_json(at_once, RECORD, asdict(record))
-    return OpenRun(folder, record, CommitLog(folder))
-
-
-def _this_process() -> dict[str, Any]:
-    own = psutil.Process()
-    return {"host": socket.gethostname(), "pid": own.pid, "started": own.create_time()}
-
-
-def _is_alive(writer: dict[str, Any]) -> bool:
-    """Only a process of this machine can be asked."""
-    if writer["host"] != socket.gethostname() or writer["pid"] == os.getpid():
-        return False
+    """From here on this process writes, and waits for a store that is away."""
+    lasting = replace(folder, patience_s=PATIENCE_S)
+    lease = WriterLease(lasting).take()
     try:
-        found = psutil.Process(writer["pid"])
-        return bool(found.create_time() == writer["started"])
-    except psutil.Error:
-        return False
+        _write_json(folder, RECORD, asdict(record))
+        return OpenRun(lasting, record, CommitLog(lasting, lease.check), lease)
+    except BaseException:
+        lease.release()
+        raise
 
 
 def _record(folder: Storage) -> dict[str, Any]:
     try:
-        record = json.loads(folder.read(RECORD).to_pybytes())
+        record = json.loads(folder.read(RECORD).to_pybytes().decode())
     except (ValueError, RecursionError):
         record = None
     names = [field.name for field in fields(RunRecord)]
     if not isinstance(record, dict):
         raise StorageError(f"{folder.where} is not a run folder: no readable {RECORD} there")
     if fault := record_fault(record, tuple(names)):
-        raise StorageError(f"{folder.where}/{RECORD} is not as a run writes it: {fault}")
+        raise StorageError(f"{folder.called(RECORD)} is not as a run writes it: {fault}")
     return {name: record[name] for name in names}
-
-
-def _writer(folder: Storage) -> dict[str, Any] | None:
-    """Who writes, or wrote until it was killed."""
-    if not folder.has(WRITER):
-        return None
-    try:
-        found = json.loads(folder.read(WRITER).to_pybytes())
-        return {name: found[name] for name in ("host", "pid", "started")}
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return None  # left by a process that was killed while it wrote this
 
 
 def _check_versions(folder: Storage, held: dict[str, Any]) -> None:

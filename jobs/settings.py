@@ -375,7 +375,7 @@ class Recipe(Section):
         default="runs",
         min_length=1,
         pattern=r"^[^\x00]*$",
-        description="Where run folders are made",
+        description="Where run folders are made: a path, or a URI such as `s3://bucket/runs`",
     )
 
     def search_configs(self, policy: str | None = None) -> list[SearchConfig]:

@@ -6,13 +6,13 @@ Invariant: a prediction says which of both it stands on, and every number of it 
 import math
 import statistics
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
 
 from jobs.results import load_run
 from jobs.settings import Recipe
+from jobs.storage import Where, folder_to_read
 from search.errors import RecipeError
 from search.protocols import StopReason
 from search.step_model import StepModel, evenly_spread_ends
@@ -43,8 +43,9 @@ def assumed_steps(
     )
 
 
-def measured_steps(folder: Path, policy: str) -> StepModel:
+def measured_steps(folder: Where, policy: str) -> StepModel:
     """Steps as a past run's policy wrote them; of all its policies if it had none of that name."""
+    folder = folder_to_read(folder)
     run = load_run(folder)
     nodes, units = (_of_policy(table, policy) for table in (run.nodes, run.units))
     if nodes.num_rows == 0:

@@ -7,7 +7,6 @@ with that rule would have gone (`jobs.stopping`).
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +22,7 @@ from jobs.curves import (
 from jobs.intervals import clustered_interval
 from jobs.results import table_parts
 from jobs.stopping import Stopping, settled_after
+from jobs.storage import Where, folder_to_read
 from search.errors import StorageError
 from search.rewards import Reduction
 from search.strategies import STRATEGIES
@@ -83,7 +83,7 @@ class Replay:
         return max(1, sum(p.tokens for p in self.problems))
 
 
-def replays(folder: Path, stoppings: Sequence[Stopping], reduction: Reduction) -> Iterator[Replay]:
+def replays(folder: Where, stoppings: Sequence[Stopping], reduction: Reduction) -> Iterator[Replay]:
     """Every rule on every search of a run that splits; raises StorageError if there is none."""
     found: defaultdict[tuple[Search, Stopping], list[Replayed]] = defaultdict(list)
     for part in table_parts(folder, "solutions", _COLUMNS):
@@ -93,7 +93,8 @@ def replays(folder: Path, stoppings: Sequence[Stopping], reduction: Reduction) -
                     found[search, stopping].append(replayed(search, rows, stopping, reduction))
     if not found:
         raise StorageError(
-            f"{folder} has no search that can be stopped early: majority, best_of_n and dvts can"
+            f"{folder_to_read(folder)} has no search that can be stopped early: majority, "
+            "best_of_n and dvts can"
         )
     for (search, stopping), problems in found.items():
         yield Replay(search, stopping, problems)

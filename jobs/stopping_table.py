@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from enum import StrEnum
-from pathlib import Path
 from typing import TypeVar
 
 from rich.console import Console
@@ -11,6 +10,7 @@ from rich.table import Table
 from jobs.data import did_you_mean
 from jobs.stopping import Stopping, StopRule
 from jobs.stopping_replay import Replay, replays
+from jobs.storage import Where, folder_to_read
 from search.errors import RecipeError
 from search.rewards import Reduction
 from search.votes import Vote
@@ -33,10 +33,9 @@ def rules_of(
     return [Stopping(kind, threshold, at_least, every, ballot) for threshold in thresholds]
 
 
-def print_replays(
-    folder: Path, rules: Sequence[Stopping], reduction: str, console: Console
-) -> None:
+def print_replays(run: Where, rules: Sequence[Stopping], reduction: str, console: Console) -> None:
     """Replays every rule on every search of a run that splits."""
+    folder = folder_to_read(run)
     found = list(replays(folder, rules, _named(Reduction, "--reduction", reduction)))
     table = Table(*_HEADS, title=f"{rules[0].rule} on {folder.name}, {rules[0].vote} vote")
     for replay in found:

@@ -1,11 +1,12 @@
 """What a run prints when it ends: accuracy at each N, and where everything is."""
 
+from collections.abc import Sequence
+
 from rich.console import Console
 from rich.table import Table
 
 from jobs.curves import Point
 from jobs.driver import RunOutcome
-from jobs.report import ReportFiles
 from jobs.reported_run import Choice, ReportedRun, baseline, read_run
 from search.rewards import Reduction
 from search.votes import Vote
@@ -13,14 +14,14 @@ from search.votes import Vote
 SHOWN = Choice(Reduction.LAST, Vote.WEIGHTED)
 
 
-def print_summary(outcome: RunOutcome, files: ReportFiles, console: Console) -> None:
-    """A table of accuracy in per cent, the paths, and what failed."""
-    run = read_run(outcome.folder)
+def print_summary(outcome: RunOutcome, files: Sequence[str], console: Console) -> None:
+    """A table of accuracy in per cent, the paths, and what failed. files: the report's."""
+    run = read_run(outcome.place)
     console.print(samples_table(run) if run.samples_only else accuracy_table(run))
     single = baseline(run)
     if single:
         console.print(f"single sample of {single.policy}: {single.expected_correct:.1%}")
-    for label, path in (("run", outcome.folder), ("report", files.markdown), ("curve", files.png)):
+    for label, path in (("run", outcome.place), ("report", files[0]), ("curve", files[1])):
         console.print(f"{label:7}{path}", soft_wrap=True, highlight=False)
     if outcome.failed_units or outcome.bad_problems:
         console.print(

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from jobs.compat_columns import compat_columns
 from jobs.curves import NO_REDUCTION, PASS, Point, summary
 from jobs.results import load_record, load_table
+from jobs.storage import Storage, Where, folder_to_read
 from jobs.vote_table import COVERAGE, MAJORITY, SCORED_ROWS, Cell, Column
 from search.compat_votes import VoteRule
 from search.config import COMPUTE_OPTIMAL
@@ -21,12 +22,13 @@ from search.strategies import STRATEGIES
 _NAMES = {(str(reduction), str(vote)): name for name, (reduction, vote) in SCORED_ROWS.items()}
 
 
-def vote_columns(folder: Path, rule: VoteRule | None) -> list[Column]:
+def vote_columns(run_folder: Where, rule: VoteRule | None) -> list[Column]:
     """A run's columns at every N, in the order of its tables; raises StorageError.
 
     rule: None for the votes of `search.votes`, at N below the full one expectations over
     sub-samples; a published system's else, at those N where it would give an answer.
     """
+    folder = folder_to_read(run_folder)
     record = load_record(folder)
     answers = load_table(folder, "answers")
     answers = answers.filter(pc.not_equal(answers["strategy"], COMPUTE_OPTIMAL))
@@ -37,7 +39,7 @@ def vote_columns(folder: Path, rule: VoteRule | None) -> list[Column]:
     return _equivalence_columns(answers, run, prm)
 
 
-def _check_rewards(folder: Path, answers: pa.Table) -> None:
+def _check_rewards(folder: Storage, answers: pa.Table) -> None:
     strategies = pc.unique(answers["strategy"]).to_pylist()
     if not strategies:
         raise StorageError(f"{folder} has no solutions to vote on: its report says what failed")

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs.data import did_you_mean
+from jobs.storage import Where
 from jobs.vote_columns import vote_columns
 from jobs.vote_table import MAJORITY, ROWS, SCORED_ROWS, Cell, Column, at_full_n, shown_rows
 from search.compat_votes import VoteRule
@@ -32,7 +33,7 @@ _NOTES = {
 
 
 def print_votes(
-    runs: Sequence[Path], compat: str | None, by_n: bool, to: Path | None, console: Console
+    runs: Sequence[Where], compat: str | None, by_n: bool, to: Path | None, console: Console
 ) -> None:
     """Prints the vote table of one or several runs, or writes it; raises BranchwiseError."""
     if to is not None and to.suffix not in SUFFIXES:

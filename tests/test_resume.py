@@ -4,10 +4,9 @@ import asyncio
 import errno
 import json
 import os
-import socket
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from jobs.run_writer import RunWriter
 from jobs.search_plans import WholeSearch
 from jobs.settings import Recipe
 from jobs.storage import Storage, storage_at
+from jobs.writer_lease import Claim, Process, this_process
 from search.errors import ClusterError, RecipeError, StorageError
 from search.partition import WorkUnit, run_unit
 from search.problem import Problem
@@ -315,18 +315,24 @@ def test_another_recipe_is_told_the_difference(tmp_path: Path) -> None:
         open_run(other)
 
 
+def put_claim(folder: Path, process: Process) -> None:
+    claim = asdict(Claim(process, writes=True, replaced=()))
+    (folder / "writers").mkdir(exist_ok=True)
+    (folder / "writers" / "other.json").write_text(json.dumps(claim))
+
+
 def test_a_run_that_is_written_to_is_left_alone(tmp_path: Path) -> None:
     recipe = parse_recipe(document(runs_folder=str(tmp_path)))
-    run = begun(recipe)
-    other = psutil.Process(os.getppid())
-    writer = {"host": socket.gethostname(), "pid": other.pid, "started": other.create_time()}
-    (Path(run.folder.where) / "writer.json").write_text(json.dumps(writer))
+    run, parent = begun(recipe), psutil.Process(os.getppid())
+    other = replace(this_process(), pid=parent.pid, started=parent.create_time())
+    put_claim(Path(run.folder.where), other)
     with pytest.raises(StorageError, match=f"is being written to by process {other.pid}"):
         open_run(recipe)
     # A process that was killed, and another that has its number now.
-    (Path(run.folder.where) / "writer.json").write_text(json.dumps(writer | {"started": 1.0}))
+    put_claim(Path(run.folder.where), replace(other, started=1.0))
     with open_run(recipe) as again:
         assert again.folder.where == run.folder.where
+    assert not (Path(run.folder.where) / "writers").exists()
 
 
 def test_a_store_that_cannot_be_written_to_is_found_out_at_once(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def count_commits(folder: Path) -> int:
     return len(list(folder.glob("commits/*-units.parquet")))
 
 
-def committed_units(folder: Path) -> list[dict[str, Any]]:
+def committed_units(folder: str | Path) -> list[dict[str, Any]]:
     log = CommitLog(storage_at(folder))
     return [row for part in log.parts("units") for row in log.read(part).to_pylist()]
 

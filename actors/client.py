@@ -22,9 +22,9 @@ from search.errors import BranchwiseError, ClusterError, EngineLostError, Policy
 from search.protocols import Expansion, PolicyPath, PRMPath, Sampling, Score
 from search.whole_solutions import SolutionRequest
 
-# A lost replica is replaced in a minute or so; a large model takes longer to load.
+# A lost replica is replaced in a minute or so; a large model takes longer to load. A quarter of an
+# hour of waits in all, however long the call had lasted before.
 ATTEMPTS = 60
-REPLACEMENT_TIMEOUT_S = 900.0
 LONGEST_WAIT_S = 15.0
 # A call goes over gRPC, whose messages are bounded (see cluster/connect.py).
 ITEMS_OF_A_CALL = 512
@@ -96,7 +96,7 @@ class BatchingCaller(Generic[Item, Result]):
             async for attempt in stamina.retry_context(
                 _replica_was_lost,
                 attempts=ATTEMPTS,
-                timeout=REPLACEMENT_TIMEOUT_S,
+                timeout=None,
                 wait_max=LONGEST_WAIT_S,
             ):
                 with attempt:

@@ -27,7 +27,6 @@ TITLES = {
     "ServeReplica:prm": "PRM replica",
     "gcs_server": "Ray's GCS",
     "/raylet/raylet": "raylet",
-    "spawn_main": GRADING,
 }
 
 
@@ -120,10 +119,14 @@ def _note_family(known: Known, driver: int) -> None:
         _, watched = known.setdefault(process.pid, (process, Watched(process.pid)))
         if watched.kind == OTHER:
             with contextlib.suppress(psutil.Error):
-                watched.kind = _kind(" ".join(process.cmdline()[:4]))
+                watched.kind = _kind(process.cmdline())
 
 
-def _kind(title: str) -> str:
+def _kind(command: list[str]) -> str:
+    """By its first word, to which Ray writes; one that multiprocessing spawned only grades."""
+    title = command[0] if command else ""
+    if any("spawn_main" in word for word in command):
+        return GRADING
     return next((kind for part, kind in TITLES.items() if part in title), OTHER)
 
 

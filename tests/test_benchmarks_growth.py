@@ -27,14 +27,16 @@ def points(kept: int, count: int = 20) -> list[tuple[int, int]]:
 def test_what_a_problem_leaves_is_the_slope() -> None:
     found = Growth.of("driver", "problem", points(kept=100), 300 * MB)
     assert found.slope[0] == pytest.approx(100)
-    assert found.ratio == pytest.approx(202 / 200.2, rel=1e-3)
+    held = (found.first_bytes, found.middle_bytes, found.last_bytes)
+    assert held == (200.2 * MB, 201 * MB, 202 * MB)
+    assert found.ratio == pytest.approx(202 / 200.2)
     assert found.count == 20_000
 
 
 @pytest.mark.unit
 def test_one_stretch_with_more_is_no_slope() -> None:
     held = points(kept=0)
-    held[9] = (held[9][0], 280 * MB)
+    held[14] = (held[14][0], 280 * MB)
     found = Growth.of("driver", "problem", held, 300 * MB)
     assert found.slope[0] == 0
     assert found.ratio == 1

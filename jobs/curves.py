@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from jobs.intervals import accuracy_interval
 from search.config import COMPUTE_OPTIMAL, is_routed, is_uneven
 from search.rewards import Reduction, reduce_rewards
+from search.rows import NO_CLASS
 from search.schemas import ANSWERS
 from search.seeds import derive_seed
 from search.strategies import STRATEGIES, keep_count, subtree_count
@@ -27,6 +28,7 @@ PASS = "pass"
 # The vote of compute-optimal searches: each route names its own.
 ROUTE_VOTE = "route"
 NO_REDUCTION = "none"
+PROBLEMS_A_PART = 512
 _SEARCH = ("policy", "strategy", "n", "branching", "keep", "variant")
 _COLUMNS = (*_SEARCH, "problem_id", "subtree", "solution_id")
 # What is read of `SOLUTIONS`: not the texts, which are most of it.
@@ -114,10 +116,19 @@ def answers_table(
 def answers_of_parts(
     parts: Iterable[pa.Table], problem_ids: Sequence[str] | None, run_seed: int
 ) -> pa.Table:
-    """`answers_table` of solutions that come in parts, of which one is in memory at a time.
+    """`answers_table` of solutions that come in parts: see `answers_in_parts`."""
+    tables = answers_in_parts(parts, problem_ids, run_seed)
+    return pa.concat_tables([ANSWERS.empty_table(), *tables])
+
+
+def answers_in_parts(
+    parts: Iterable[pa.Table], problem_ids: Sequence[str] | None, run_seed: int
+) -> Iterator[pa.Table]:
+    """The same rows in order, those of `PROBLEMS_A_PART` problems at a time.
 
     A part has at least `SOLUTION_COLUMNS`, and all solutions of a search over a problem stand in
-    one part; raises ValueError if they do not.
+    one part; raises ValueError if they do not. In memory are one part and, of each problem, the
+    numbers of its curve and the answers that it chose.
     """
     found: defaultdict[Search, dict[str, _Marks]] = defaultdict(dict)
     for part in parts:
@@ -127,11 +138,8 @@ def answers_of_parts(
             if problem_id in found[search]:
                 raise ValueError(f"the solutions of {problem_id!r} stand in several parts")
             found[search][problem_id] = _marks(search, problem_id, rows, run_seed)
-    tables = [
-        _search_table(search, [found[search][name] for name in sorted(found[search])])
-        for search in sorted(found)
-    ]
-    return pa.concat_tables([ANSWERS.empty_table(), *tables])
+    for search in sorted(found):
+        yield from _search_tables(search, [found[search][name] for name in sorted(found[search])])
 
 
 def solutions_by_problem(
@@ -268,44 +276,49 @@ def _answers(
     """The text by which the first solution of each cell's winning class gave its answer."""
     known, first = np.unique(ballots.answer_class, return_index=True)
     place = dict(zip(known.tolist(), first.tolist(), strict=True))
+    # One text for all cells that chose it: it is held until all problems have been looked at.
+    given = {NO_CLASS: ""}
     answers = []
     for reduction, vote in search.cells:
-        if vote == PASS:
-            answers.append("")
-            continue
-        winner = decide(ballots, scores[reduction], Vote(vote)).answer_class
-        answers.append(texts[place[winner]].as_py() if winner >= 0 else "")
+        winner = NO_CLASS
+        if vote != PASS:
+            winner = decide(ballots, scores[reduction], Vote(vote)).answer_class
+        if winner not in given:
+            given[winner] = texts[place[winner]].as_py()
+        answers.append(given[winner])
     return answers
 
 
-def _search_table(search: Search, marks: list[_Marks]) -> pa.Table:
+def _search_tables(search: Search, marks: list[_Marks]) -> Iterator[pa.Table]:
     """Rows of all problems, then the rows of all problems together."""
-    single = [_problem_rows(search, mark) for mark in marks]
+    for start in range(0, len(marks), PROBLEMS_A_PART):
+        yield _problem_rows(search, marks[start : start + PROBLEMS_A_PART])
+    points = range(len(search.ks))
+    curve = [accuracy_interval(np.stack([mark.values[k] for mark in marks])) for k in points]
+    mean, low, high = (np.stack(side)[None] for side in zip(*curve, strict=True))
+    yield _rows(search, [None], mean, low, high, np.full(mean.shape, "", dtype=object))
+
+
+def _problem_rows(search: Search, marks: list[_Marks]) -> pa.Table:
     values = np.stack([mark.values for mark in marks])
-    mean, low, high = accuracy_interval(values)
-    together = _rows(search, None, mean, low, high, np.full(mean.shape, "", dtype=object))
-    return pa.concat_tables([*single, together])
-
-
-def _problem_rows(search: Search, mark: _Marks) -> pa.Table:
-    answers = np.full(mark.values.shape, "", dtype=object)
-    answers[-1] = mark.answers
-    empty = np.full(mark.values.shape, np.nan)
-    return _rows(search, mark.problem_id, mark.values, empty, empty, answers)
+    answers = np.full(values.shape, "", dtype=object)
+    answers[:, -1] = [mark.answers for mark in marks]
+    empty = np.full(values.shape, np.nan)
+    return _rows(search, [mark.problem_id for mark in marks], values, empty, empty, answers)
 
 
 def _rows(
     search: Search,
-    problem_id: str | None,
+    problem_ids: Sequence[str | None],
     values: Floats,
     low: Floats,
     high: Floats,
     answers: np.ndarray[Any, Any],
 ) -> pa.Table:
-    """`ANSWERS` rows of (points, cells) arrays, without the missing points."""
-    point, cell = (index.ravel() for index in np.indices(values.shape))
+    """`ANSWERS` rows of (problems, points, cells) arrays, without the missing points."""
+    problem, point, cell = (index.ravel() for index in np.indices(values.shape))
     columns = {
-        "problem_id": pa.array([problem_id] * values.size, pa.string()),
+        "problem_id": pa.array(problem_ids, pa.string()).take(pa.array(problem)),
         "policy": [search.policy] * values.size,
         "strategy": [search.strategy] * values.size,
         "n": np.array(search.ns)[point],

@@ -7,6 +7,7 @@ its units, or as a bad row with its reason. The driver holds only what is in fli
 import asyncio
 import logging
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,7 +19,7 @@ from cluster.connect import connected
 from cluster.deploy import Deployed, check_capacity, deployed, uses_gpus
 from cluster.fanout import Site, run_units, warm_up
 from jobs.commits import Commits
-from jobs.curves import SOLUTION_COLUMNS, answers_of_parts
+from jobs.curves import SOLUTION_COLUMNS, answers_in_parts
 from jobs.data import BadProblem, load_problems
 from jobs.dispatch import Dispatch
 from jobs.fit import check_fit
@@ -32,9 +33,9 @@ from jobs.routed_checks import check_overlap
 from jobs.routes_rows import routes_rows
 from jobs.routes_table import routed_answers
 from jobs.run_folders import OpenRun, open_run
-from jobs.run_tables import of_recipe, write_tables
+from jobs.run_tables import of_recipe, write_parts, write_tables
 from jobs.run_writer import RunWriter
-from jobs.samples import SAMPLE_COLUMNS, samples_of_parts
+from jobs.samples import SAMPLE_COLUMNS, samples_in_parts
 from jobs.settings import Recipe
 from jobs.storage import Storage
 from search.errors import StorageError
@@ -210,20 +211,16 @@ async def _split_gradable(
 
 def problems_table(good: list[Problem], bad: list[BadProblem]) -> pa.Table:
     """The `problems` table: rows that run have a null error."""
-    rows = [(p, None) for p in good] + [(p, p.error) for p in bad]
-    return pa.Table.from_pylist(
-        [
-            {
-                "problem_id": problem.problem_id,
-                "text": problem.text,
-                "reference_answer": problem.reference_answer,
-                "metadata": problem.metadata,
-                "error": error,
-            }
-            for problem, error in rows
-        ],
-        PROBLEMS,
-    )
+    problems: list[Problem | BadProblem] = [*good, *bad]
+    errors: list[str | None] = [*([None] * len(good)), *(problem.error for problem in bad)]
+    columns = {
+        "problem_id": [problem.problem_id for problem in problems],
+        "text": [problem.text for problem in problems],
+        "reference_answer": [problem.reference_answer for problem in problems],
+        "metadata": [problem.metadata for problem in problems],
+        "error": errors,
+    }
+    return pa.table(columns, schema=PROBLEMS)
 
 
 def _site(recipe: Recipe, spec: ModelSpec, policy: Deployed | None, prm: Deployed | None) -> Site:
@@ -244,8 +241,8 @@ def _write_answers(folder: Storage, problems: list[Problem], recipe: Recipe) -> 
     """Samples, votes and curves, from the tables alone."""
     ids = [problem.problem_id for problem in problems]
     parts = table_parts(folder, "solutions", SAMPLE_COLUMNS)
-    write_table(folder, "samples", samples_of_parts(parts, ids, recipe.max_entropy_lambda))
+    write_parts(folder, "samples", samples_in_parts(parts, ids, recipe.max_entropy_lambda))
     parts = table_parts(folder, "solutions", SOLUTION_COLUMNS)
-    answers = answers_of_parts(parts, ids, recipe.seed)
+    answers = answers_in_parts(parts, ids, recipe.seed)
     routed = routed_answers(load_table(folder, "routes"))
-    write_table(folder, "answers", pa.concat_tables([answers, routed]))
+    write_parts(folder, "answers", chain(answers, [routed]))

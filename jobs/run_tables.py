@@ -19,6 +19,8 @@ from search.schemas import TABLES
 ROWS_A_GROUP = 100_000
 # With long texts, rows are many bytes: what waits in memory must not depend on that.
 BYTES_A_GROUP = 32 << 20
+# A part of a few rows takes far more memory than they do; a run of many short commits has many.
+PARTS_MERGED = 256
 # Which commit counts is decided by the rows of this table, for all that have its key.
 _OF_UNITS = {"nodes": "units", "units": "units"}
 _SEARCH = ("policy", "strategy", "n", "branching", "variant")
@@ -75,14 +77,16 @@ def _without_replaced(
 
 def _groups(parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
     """The rows in order, in groups of some size."""
-    waiting: list[pa.Table] = []
+    waiting, rows, size_bytes = list[pa.Table](), 0, 0
     for part in parts:
         waiting.append(part)
-        rows, size = sum(map(len, waiting)), sum(each.nbytes for each in waiting)
-        if rows >= ROWS_A_GROUP or size >= BYTES_A_GROUP:
+        rows, size_bytes = rows + len(part), size_bytes + part.nbytes
+        if rows >= ROWS_A_GROUP or size_bytes >= BYTES_A_GROUP:
             yield pa.concat_tables(waiting).combine_chunks()
-            waiting = []
-    if sum(map(len, waiting)):
+            waiting, rows, size_bytes = [], 0, 0
+        elif len(waiting) >= PARTS_MERGED:
+            waiting = [pa.concat_tables(waiting).combine_chunks()]
+    if rows:
         yield pa.concat_tables(waiting).combine_chunks()
 
 

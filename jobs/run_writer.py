@@ -21,26 +21,45 @@ INTERVAL_S = 30.0
 # What makes a commit due before its time, and what may wait in all.
 BYTES_A_COMMIT = 32 << 20
 BYTES_HELD = 4 * BYTES_A_COMMIT
+PIECES_MERGED = 256
 
 
 class _Waiting:
-    """Rows of one table, copied: a row that came in a message would hold all of the message."""
+    """Rows of one table, copied: a row that came in a message would hold all of the message.
+
+    What came in many small pieces is put together now and then: a piece of two rows takes five
+    times the bytes of its rows as it waits, and thirty times when it is read back.
+    """
 
     def __init__(self, schema: pa.Schema) -> None:
-        self._buffer = pa.BufferOutputStream()
-        self._stream = pa.ipc.new_stream(self._buffer, schema)
+        self._schema, self._merged = schema, list[pa.Table]()
+        self._open()
 
     def add(self, rows: pa.Table) -> None:
         self._stream.write_table(rows)
+        self._pieces += 1
+        if self._pieces >= PIECES_MERGED:
+            self._merge()
 
     @property
     def size_bytes(self) -> int:
-        return int(self._buffer.tell())
+        return int(self._merged_bytes + self._buffer.tell())
 
     def rows(self) -> pa.Table:
         """All rows; nothing can be added any more."""
+        self._merge()
+        return pa.concat_tables(self._merged)
+
+    def _open(self) -> None:
+        self._buffer, self._pieces = pa.BufferOutputStream(), 0
+        self._stream = pa.ipc.new_stream(self._buffer, self._schema)
+        self._merged_bytes = sum(table.nbytes for table in self._merged)
+
+    def _merge(self) -> None:
         self._stream.close()
-        return pa.ipc.open_stream(self._buffer.getvalue()).read_all()
+        pieces = pa.ipc.open_stream(self._buffer.getvalue()).read_all()
+        self._merged.append(pieces.combine_chunks())
+        self._open()
 
 
 class RunWriter:

@@ -5,9 +5,11 @@ pass@k, cons@k, how many were cut off, and how much a problem can still teach. I
 depends on nothing but the solutions of one search over one problem, whatever their order.
 """
 
+from array import array
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
 from math import comb
 from typing import Any
 
@@ -15,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from jobs.curves import without_routed
+from jobs.curves import PROBLEMS_A_PART, without_routed
 from jobs.intervals import accuracy_interval
 from search.max_entropy import divergence_from_half, max_entropy_weight
 from search.protocols import StopReason
@@ -28,6 +30,8 @@ _KEYS = SAMPLES.names[: SAMPLES.names.index("samples")]
 SAMPLE_COLUMNS = (*_KEYS, "answer_class", "verdict", "policy_tokens", "stop_reason")
 CUT = (StopReason.MAX_TOKENS, StopReason.MAX_STEPS, StopReason.THINKING)
 _MEANS = ("cons_at_k", "cut_share", "mean_tokens", "divergence", "weight")
+# Rows of Python objects, each of which takes ten times what it takes in a table.
+_ROWS_AT_ONCE = 1024
 _N = _KEYS.index("n")
 _PROBLEM = _KEYS.index("problem_id")
 
@@ -58,27 +62,54 @@ def pass_at_k(samples: int, correct: int, k: int) -> float:
 def samples_of_parts(
     parts: Iterable[pa.Table], problem_ids: Sequence[str] | None, strength: float
 ) -> pa.Table:
+    """`SAMPLES`, whole: see `samples_in_parts`."""
+    tables = samples_in_parts(parts, problem_ids, strength)
+    return pa.concat_tables([SAMPLES.empty_table(), *tables]).combine_chunks()
+
+
+def samples_in_parts(
+    parts: Iterable[pa.Table], problem_ids: Sequence[str] | None, strength: float
+) -> Iterator[pa.Table]:
     """`SAMPLES`: for each search that samples independently a row a problem, then their means.
 
     parts: graded rows of at least `SAMPLE_COLUMNS`, one part in memory at a time; all solutions
     of a search over a problem stand in one part, else ValueError. problem_ids: the problems to
     look at, None for all. strength: lambda of the weights.
     """
-    found: dict[Key, list[_Class]] = {}
+    found: defaultdict[Key, dict[str, list[_Class]]] = defaultdict(dict)
     for part in parts:
         for key, classes in _by_problem(part, problem_ids).items():
-            if key in found:
+            problems = found[_without_problem(key)]
+            if key[_PROBLEM] in problems:
                 raise ValueError(f"the solutions of {key[_PROBLEM]!r} stand in several parts")
-            found[key] = classes
-    searches: defaultdict[Key, list[Row]] = defaultdict(list)
-    for key in sorted(found, key=lambda key: (_without_problem(key), key[_PROBLEM])):
-        searches[_without_problem(key)].append(_problem_row(key, found[key], strength))
-    rows = [row for rows in searches.values() for row in (*rows, _mean_row(rows))]
-    return pa.Table.from_pylist(rows, SAMPLES)
+            problems[key[_PROBLEM]] = classes
+    for search in sorted(found):
+        rows = _search_rows(search, found[search], strength)
+        while batch := list(islice(rows, PROBLEMS_A_PART)):
+            yield pa.Table.from_pylist(batch, SAMPLES)
+
+
+def _search_rows(search: Key, problems: dict[str, list[_Class]], strength: float) -> Iterator[Row]:
+    """A row for each problem, then their mean, of which each row leaves a few numbers."""
+    seen = _Seen()
+    for problem_id in sorted(problems):
+        key = _with_problem(search, problem_id)
+        row = _problem_row(key, problems[problem_id], strength)
+        seen.add(row)
+        yield row
+    yield dict(zip(_KEYS, _with_problem(search, None), strict=True)) | seen.mean_row()
 
 
 def _without_problem(key: Key) -> Key:
     return key[:_PROBLEM] + key[_PROBLEM + 1 :]
+
+
+def _with_problem(search: Key, problem_id: str | None) -> Key:
+    return (*search[:_PROBLEM], problem_id, *search[_PROBLEM:])
+
+
+def _number_lists() -> "dict[str, array[float]]":
+    return {name: array("d") for name in ("pass_at_1", *_MEANS)}
 
 
 def _by_problem(part: pa.Table, problem_ids: Sequence[str] | None) -> dict[Key, list[_Class]]:
@@ -87,7 +118,8 @@ def _by_problem(part: pa.Table, problem_ids: Sequence[str] | None) -> dict[Key, 
     if problem_ids is not None:
         rows = rows.filter(pc.is_in(rows["problem_id"], pa.array(problem_ids, pa.string())))
     classes: defaultdict[Key, list[_Class]] = defaultdict(list)
-    for row in _counted(rows).to_pylist():
+    batches = _counted(rows).to_batches(max_chunksize=_ROWS_AT_ONCE)
+    for row in (row for batch in batches for row in batch.to_pylist()):
         classes[tuple(row[name] for name in _KEYS)].append(
             _Class(
                 row["answer_class"],
@@ -138,29 +170,38 @@ def _consensus(classes: list[_Class]) -> float:
     return sum(tied) / len(tied) if tied else 0.0
 
 
-def _mean_row(rows: list[Row]) -> Row:
-    """The mean over problems, with an interval of pass@1 that counts problems as draws."""
-    mean, low, high = accuracy_interval(np.array([row["pass_at_1"] for row in rows]))
-    means = {name: float(np.mean([row[name] for row in rows])) for name in _MEANS}
-    ks = max((row["ks"] for row in rows), key=len)
-    return (
-        {name: rows[0][name] for name in _KEYS}
-        | means
-        | {
-            "problem_id": None,
-            "samples": sum(row["samples"] for row in rows),
+@dataclass(slots=True)
+class _Seen:
+    """Of the rows of a search what their mean needs; `at_k` is a list of values for each k."""
+
+    values: dict[str, "array[float]"] = field(default_factory=_number_lists)
+    at_k: list["array[float]"] = field(default_factory=list)
+    ks: list[int] = field(default_factory=list)
+    samples: int = 0
+
+    def add(self, row: Row) -> None:
+        for name, values in self.values.items():
+            values.append(row[name])
+        self.ks = max(self.ks, row["ks"], key=len)
+        self.at_k += (array("d") for _ in range(len(self.at_k), len(self.ks)))
+        for values, value in zip(self.at_k, row["pass_at_k"], strict=False):
+            values.append(value)
+        self.samples += row["samples"]
+
+    def mean_row(self) -> Row:
+        """Means over problems, with an interval of pass@1 that counts problems as draws.
+
+        pass@k is the mean over the problems with at least k samples.
+        """
+        mean, low, high = accuracy_interval(np.array(self.values["pass_at_1"]))
+        return {name: float(np.mean(self.values[name])) for name in _MEANS} | {
+            "samples": self.samples,
             "pass_at_1": float(mean),
             "ci_low": _share(float(low)),
             "ci_high": _share(float(high)),
-            "ks": ks,
-            "pass_at_k": [_mean_at(rows, place) for place in range(len(ks))],
+            "ks": self.ks,
+            "pass_at_k": [float(np.mean(values)) for values in self.at_k],
         }
-    )
-
-
-def _mean_at(rows: list[Row], place: int) -> float:
-    """pass@k over the problems with at least k samples."""
-    return float(np.mean([row["pass_at_k"][place] for row in rows if len(row["ks"]) > place]))
 
 
 def _share(value: float) -> float | None:

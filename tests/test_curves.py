@@ -7,10 +7,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from jobs import curves
 from jobs.curves import (
     PASS,
     SOLUTION_COLUMNS,
     Search,
+    answers_in_parts,
     answers_of_parts,
     answers_table,
     best_votes,
@@ -173,6 +175,17 @@ def test_solutions_may_come_in_parts() -> None:
     parts = [table(second).select(SOLUTION_COLUMNS), table(first)]
     whole = answers_table(table(first + second), None, run_seed=1)
     assert answers_of_parts(iter(parts), None, run_seed=1).equals(whole)
+
+
+def test_rows_leave_in_order_a_few_problems_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [row for name in "cab" for row in four_samples(problem_id=name)]
+    rows += four_samples(strategy="majority")
+    whole = answers_table(table(rows), None, run_seed=1)
+    monkeypatch.setattr(curves, "PROBLEMS_A_PART", 2)
+    parts = list(answers_in_parts([table(rows)], None, run_seed=1))
+    assert pa.concat_tables(parts).equals(whole)
+    problems = [part["problem_id"].unique().to_pylist() for part in parts]
+    assert problems == [["a", "b"], ["c"], [None], ["p"], [None]]
 
 
 def test_a_problem_in_two_parts_is_refused() -> None:

@@ -24,7 +24,7 @@ from jobs.recipe import parse_recipe
 from jobs.recipe_changes import changes
 from jobs.run_folders import OpenRun, open_run
 from jobs.run_tables import of_recipe, write_parts, write_tables
-from jobs.run_writer import RunWriter
+from jobs.run_writer import PIECES_MERGED, RunWriter
 from jobs.search_plans import WholeSearch
 from jobs.settings import Recipe
 from jobs.storage import Storage, storage_at
@@ -406,6 +406,21 @@ def test_rows_that_wait_hold_nothing_they_came_in(tmp_path: Path) -> None:
     assert asyncio.run(held()) < 100_000
 
 
+def test_rows_that_come_one_by_one_wait_in_little_more_than_their_bytes(tmp_path: Path) -> None:
+    log, row = CommitLog(storage_at(tmp_path)), waiting_row(50)
+
+    async def held() -> int:
+        async with RunWriter(log, 1e6) as writer:
+            before = pa.total_allocated_bytes()
+            for _ in range(4 * PIECES_MERGED):
+                writer.add("units", row)
+            return pa.total_allocated_bytes() - before
+
+    assert asyncio.run(held()) < 2 * 4 * PIECES_MERGED * row.nbytes
+    [part] = log.parts("units")
+    assert log.read(part).equals(pa.concat_tables([row] * 4 * PIECES_MERGED))
+
+
 def test_many_rows_are_committed_before_their_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -491,6 +506,19 @@ def test_row_groups_end_with_rows_or_bytes(tmp_path: Path, monkeypatch: pytest.M
         with storage_at(folder).parquet("units.parquet") as file:
             groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
         assert groups == sizes
+
+
+def test_many_small_parts_make_the_same_groups(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.run_tables.ROWS_A_GROUP", 10)
+    monkeypatch.setattr("jobs.run_tables.PARTS_MERGED", 3)
+    rows = [waiting_row(size) for size in range(25)]
+    write_parts(storage_at(tmp_path), "units", rows)
+    with storage_at(tmp_path).parquet("units.parquet") as file:
+        assert file.read().equals(pa.concat_tables(rows))
+        groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+    assert groups == [10, 10, 5]
 
 
 def test_a_table_that_fails_half_way_is_not_there(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.curves import answers_table
-from jobs.samples import pass_at_k, samples_of_parts
+from jobs.samples import pass_at_k, samples_in_parts, samples_of_parts
 from search.max_entropy import divergence_from_half, max_entropy_weight
 from search.protocols import StopReason
 from search.schemas import SAMPLES, SOLUTIONS
@@ -227,6 +227,16 @@ def test_parts_and_order_change_nothing() -> None:
     assert only["problem_id"].to_pylist() == ["q", None]
     with pytest.raises(ValueError, match="several parts"):
         samples_of_parts([table(first[:1]), table(first[1:])], None, 1.0)
+
+
+def test_rows_leave_in_order_a_few_problems_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {"c": ["7", "3", "7"], "a": ["7", ""], "b": ["3", "3", "3"]}
+    rows = [row for name, answers in given.items() for row in solutions(name, answers, n=3, keep=3)]
+    whole = samples_of_parts([table(rows)], None, 1.0)
+    monkeypatch.setattr("jobs.samples.PROBLEMS_A_PART", 2)
+    parts = list(samples_in_parts([table(rows)], None, 1.0))
+    assert pa.concat_tables(parts).equals(whole)
+    assert [part["problem_id"].to_pylist() for part in parts] == [["a", "b"], ["c", None]]
 
 
 @pytest.mark.parametrize("reason", list(StopReason))

@@ -133,15 +133,14 @@ def _kind(command: list[str]) -> str:
 # ---- work units
 
 
-def noting_task(task: Callable[..., list[Any]], folder: Path) -> Callable[..., list[Any]]:
+def noting_task(task: Callable[..., Iterator[Any]], folder: Path) -> Callable[..., Iterator[Any]]:
     """The task of a bundle, which also notes what its worker holds when it has run."""
 
-    def noted(bundle: Any, *where: Any) -> list[Any]:
-        tables = task(bundle, *where)
+    def noted(bundle: Any, *where: Any) -> Iterator[Any]:
+        yield from task(bundle, *where)
         line = f"{len(bundle.units)} {private_bytes(psutil.Process())}\n"
         with (folder / str(os.getpid())).open("a") as notes:
             notes.write(line)
-        return tables
 
     return noted
 

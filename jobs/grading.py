@@ -9,6 +9,7 @@ once until the problem is forgotten; an answer is `correct` if and only if its c
 import asyncio
 import json
 import multiprocessing
+import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Any, Self
+
+import psutil
 
 from jobs.grader_process import (
     READY,
@@ -39,6 +42,8 @@ MAX_COMPARISONS_PER_ANSWER = 32
 MAX_COMPARISONS_PER_PROBLEM = 1000
 START_TIMEOUT_S = 120.0
 ATTEMPTS = 2
+PATIENCE = 4
+SHORTEST_WAIT_S = 0.05
 
 
 class GradingError(BranchwiseError):
@@ -98,13 +103,30 @@ class _Child:
         assert self.pipe is not None
         try:
             self.pipe.send((question, arguments))
-            in_time = self.pipe.poll(timeout_s)
+            in_time = self._answers_within(timeout_s)
             reply: tuple[bool, Any] = self.pipe.recv() if in_time else (False, None)
-        except (EOFError, OSError) as error:
+        except (EOFError, OSError, psutil.NoSuchProcess) as error:
             raise _ChildDied from error
         if not in_time:
             raise _TooSlow
         return reply
+
+    def _answers_within(self, timeout_s: float) -> bool:
+        """Whether the child answers within this much of its own processor time.
+
+        On a busy machine a good answer may wait longer than a hostile one computes. A child that
+        does not compute at all is given up too, after `PATIENCE` times as long.
+        """
+        assert self.pipe is not None
+        assert self.process is not None
+        child = psutil.Process(self.process.pid)
+        used_s, until_s = _processor_s(child), time.monotonic() + PATIENCE * timeout_s
+        left_s = timeout_s
+        while left_s > 0 and time.monotonic() < until_s:
+            if self.pipe.poll(max(SHORTEST_WAIT_S, left_s)):
+                return True
+            left_s = timeout_s - (_processor_s(child) - used_s)
+        return False
 
     def kill(self) -> None:
         if self.process is not None:
@@ -127,6 +149,11 @@ class _Child:
             return self.pipe.poll(START_TIMEOUT_S) and self.pipe.recv() == READY
         except (EOFError, OSError):
             return False
+
+
+def _processor_s(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
 
 
 @dataclass(slots=True)
@@ -161,9 +188,10 @@ class _Book:
 class Graders:
     """Grading processes for one run; use as an async context manager, in one event loop.
 
-    processes: children at work side by side. timeout_s: seconds for one question about one
-    answer before the child is killed. problems_kept: problems whose judgements are remembered;
-    an older one is forgotten, and its classes would be numbered anew. Raises GradingError.
+    processes: children at work side by side. timeout_s: seconds of processor time for one question
+    about one answer before the child is killed. problems_kept: problems whose judgements are
+    remembered; an older one is forgotten, and its classes would be numbered anew. Raises
+    GradingError.
     """
 
     def __init__(

@@ -312,7 +312,7 @@ class WorkSettings(Section):
     checkpoint_interval_s: Seconds = Field(
         default=30.0, description="Seconds of finished work that a killed run may lose"
     )
-    grading_timeout_s: Seconds = Field(default=5.0, description="Seconds for grading one answer")
+    grading_timeout_s: Seconds = Field(default=5.0, description="Processor seconds for one answer")
     grading_processes: PositiveInt = Field(default=1, description="Child processes that grade")
     unit_timeout_s: Seconds = Field(default=3600.0, description="Seconds for one work unit")
     unit_attempts: PositiveInt = Field(

@@ -17,6 +17,7 @@ pytestmark = pytest.mark.unit
 
 PATIENT_S = 60.0
 SLOW, DEADLY, STUBBORN = "slow_answer", "deadly_answer", "stubborn_answer"
+WAITING = "waiting_answer"
 
 
 class TrickyChecker(MathChecker):
@@ -25,6 +26,8 @@ class TrickyChecker(MathChecker):
     def verdict(self, reference: str, answer: str) -> Verdict:
         if SLOW in answer:
             time.sleep(3600)
+        if WAITING in answer:
+            time.sleep(1.5)
         if DEADLY in answer:
             Path(answer.partition(":")[2]).write_text(str(os.getpid()))
             time.sleep(3600)
@@ -136,12 +139,23 @@ def test_classes_stay_the_same_across_calls_and_orders() -> None:
 
 def test_a_slow_answer_times_out_and_the_next_is_graded() -> None:
     async def run() -> list[Judgement]:
-        async with Graders(1, 5.0, checker=TrickyChecker) as graders:
+        async with Graders(1, 1.0, checker=TrickyChecker) as graders:
             return await graders.judge(problem("x+1"), [SLOW, "1 + x", "x+2", "1+x"])
 
     found = asyncio.run(run())
     assert [f.verdict for f in found] == ["timeout", "correct", "incorrect", "correct"]
     assert found[0].answer_class > REFERENCE_CLASS
+
+
+def test_an_answer_that_waits_for_the_processor_is_graded() -> None:
+    """The limit is of what grading computes: on a busy machine it takes longer."""
+
+    async def run() -> list[Judgement]:
+        async with Graders(1, 1.0, checker=TrickyChecker) as graders:
+            return await graders.judge(problem("x+1"), [WAITING])
+
+    [found] = asyncio.run(run())
+    assert found.verdict is not Verdict.TIMEOUT
 
 
 def test_a_child_killed_midway_is_replaced(tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ bench: $(VENV)/installed-dev $(VENV)/installed-vllm
 	$(BIN)/python -m benchmarks.efficiency --to $(RESULTS)/efficiency.json
 	$(BIN)/python -m benchmarks.latency --to $(RESULTS)/latency.json
 	$(BIN)/python -m benchmarks.memory --to $(RESULTS)/memory.json
+	$(BIN)/python -m benchmarks.growth --to $(RESULTS)/growth.json
 	$(BIN)/python -m benchmarks.room
 	$(BIN)/python -m benchmarks.scaling --real --to $(RESULTS)/scaling.json
 	$(BIN)/python -m benchmarks.prediction

@@ -114,7 +114,7 @@ def print_soak(rounds: Sequence[Round], console: Console) -> None:
 def _row(each: Outcome) -> tuple[str, ...]:
     return (
         each.fault,
-        " to ".join(dict.fromkeys(f"{s:.1f}" for s in each.policy.after_s)) or "nothing lost",
+        " to ".join(dict.fromkeys(f"{s:.1f}" for s in each.after_s)) or "nothing lost",
         str(each.units_redone),
         f"{each.policy.tokens_share:.1%}",
         f"{each.prm.tokens_share:.1%}",

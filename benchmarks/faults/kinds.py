@@ -56,6 +56,23 @@ def _kill(title: str) -> Callable[[Strike], None]:
     return strike
 
 
+def _kill_busy(role: str, title: str) -> Callable[[Strike], None]:
+    """Ends a replica at a moment when it has something to answer."""
+
+    def strike(at: Strike) -> None:
+        found: list[psutil.Process] = []
+
+        def is_busy() -> bool:
+            replicas = at.running.world.processes(title)
+            found[:] = [each for each in replicas if at.running.unanswered(role, each.pid)]
+            return bool(found)
+
+        at.running.wait_until(is_busy)
+        at.random.choice(sorted(found, key=lambda process: process.pid)).kill()
+
+    return strike
+
+
 def _victim(at: Strike, title: str) -> psutil.Process:
     found: list[psutil.Process] = []
 
@@ -199,8 +216,8 @@ def may_mount() -> bool:
 FAULTS = (
     Fault("worker process killed", _kill(WORK_UNIT)),
     Fault("node lost", _lose_node),
-    Fault("policy replica killed", _kill(POLICY)),
-    Fault("PRM replica killed", _kill(PRM)),
+    Fault("policy replica killed", _kill_busy("policy", POLICY)),
+    Fault("PRM replica killed", _kill_busy("prm", PRM)),
     Fault("Serve controller killed", _kill(CONTROLLER)),
     Fault("driver killed", _kill_driver),
     Fault("policy replica hangs", _hang),

@@ -70,6 +70,11 @@ def redone(disturbed: Ledger, undisturbed: Ledger, fault_at_s: float) -> Redone:
     return Redone(sum(map(len, more.values())), share, (after[0], after[-1]) if after else ())
 
 
+def unanswered(file: Path) -> int:
+    """How many requests one engine has not answered."""
+    return sum(1 if "asked" in line else -1 for line in _file_lines(file))
+
+
 def _lines(folder: Path, role: str) -> list[dict[str, Any]]:
     return [line for file in sorted(folder.glob(f"{role}-*.jsonl")) for line in _file_lines(file)]
 

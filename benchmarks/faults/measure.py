@@ -32,6 +32,12 @@ class Outcome:
     log: str
 
     @property
+    def after_s(self) -> tuple[float, ...]:
+        """When the first and the last lost request was asked again; empty if none was lost."""
+        both = self.policy.after_s + self.prm.after_s
+        return (min(both), max(both)) if both else ()
+
+    @property
     def is_equal(self) -> bool:
         """Whether every row is that of the undisturbed run, and every unit is there once."""
         return not self.unequal

@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 import yaml
 
-from benchmarks.faults.ledgers import Ledger, read_ledger
+from benchmarks.faults.ledgers import Ledger, read_ledger, unanswered
 from cluster.repository import REPOSITORY
 from jobs.results import Run, load_run
 
@@ -155,6 +155,10 @@ class Running:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"the run does not get on:\n{self.log()[-3000:]}")
             time.sleep(POLL_S)
+
+    def unanswered(self, role: str, pid: int) -> int:
+        """How many requests the engine in a process has not answered."""
+        return sum(map(unanswered, self.ledgers.glob(f"{role}-{pid}-*.jsonl")))
 
     def log(self) -> str:
         """What the driver has printed."""

@@ -5,13 +5,15 @@ the same tick goes in one call: the first at once, what follows it within `TICK_
 Invariant: every item that was sent is answered once, with its result or with an error. An item
 whose caller has gone is given up in the engine, with its whole batch or, if it may be, alone. All
 calls of a client carry the same affinity key and so reach the same replica, where their prefixes
-are cached. A replica that says nothing for `LONGEST_SILENCE_S` is taken as lost.
+are cached, until that is lost: then another key is used. A replica that says nothing for
+`LONGEST_SILENCE_S` is taken as lost.
 """
 
 import asyncio
+import contextlib
 import itertools
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -34,15 +36,20 @@ Result = TypeVar("Result")
 
 
 class BatchingCaller(Generic[Item, Result]):
-    """Sends items to a Serve method that takes a batch and streams finished items back."""
+    """Sends items to a Serve method that takes a batch and streams finished items back.
+
+    others: the same method of other replicas, asked in turn when one was lost.
+    """
 
     def __init__(
         self,
         method: Any,
         border: type[BranchwiseError],
         give_up: Callable[[Item], Item] | None = None,
+        others: Sequence[Any] = (),
     ) -> None:
-        self._method, self._border, self._give_up = method, border, give_up
+        self._methods, self._losses = (method, *others), 0
+        self._border, self._give_up = border, give_up
         self._waiting: list[tuple[Item, asyncio.Future[Result]]] = []
         self._calls: set[asyncio.Task[None]] = set()
         self._next_call_s = 0.0
@@ -99,15 +106,27 @@ class BatchingCaller(Generic[Item, Result]):
                 timeout=None,
                 wait_max=LONGEST_WAIT_S,
             ):
-                with attempt:
+                with attempt, self._moving_on():
                     await self._stream([entry for entry in batch if not entry[1].done()])
         except Exception as error:
             self._fail(batch, error)
         self._fail(batch, ClusterError("the replica ended a batch before all of it was answered"))
 
+    @contextlib.contextmanager
+    def _moving_on(self) -> Iterator[None]:
+        """Leaves a replica that is lost meanwhile; calls that are lost with it leave it once."""
+        losses = self._losses
+        try:
+            yield
+        except Exception as error:
+            if self._losses == losses and _replica_was_lost(error):
+                self._losses += 1
+            raise
+
     async def _stream(self, batch: list[tuple[Item, "asyncio.Future[Result]"]]) -> None:
         lost: EngineLostError | None = None
-        async for reply in _heard(self._method.remote([item for item, _ in batch])):
+        method = self._methods[self._losses % len(self._methods)]
+        async for reply in _heard(method.remote([item for item, _ in batch])):
             for place, result in reply:
                 if isinstance(result, Failure) and isinstance(result.error, EngineLostError):
                     lost = result.error
@@ -198,15 +217,18 @@ def _last_line(error: Exception) -> str:
 class RemotePolicy:
     """The policy protocol over a Serve handle.
 
-    gives_up: single requests may be cancelled, as a search does that speculates.
+    gives_up: single requests may be cancelled, as a search does that speculates. others: the same
+    of other replicas, for when one is lost.
     """
 
-    def __init__(self, expand_batch: Any, gives_up: bool = False) -> None:
+    def __init__(
+        self, expand_batch: Any, gives_up: bool = False, others: Sequence[Any] = ()
+    ) -> None:
         self._caller: BatchingCaller[ExpandItem | GiveUp, Expansion] = BatchingCaller(
-            expand_batch, PolicyError, _give_up if gives_up else None
+            expand_batch, PolicyError, _give_up if gives_up else None, others
         )
         self._writer: BatchingCaller[SolutionRequest, list[Expansion]] = BatchingCaller(
-            expand_batch, PolicyError
+            expand_batch, PolicyError, None, others
         )
         name = uuid.uuid4().hex
         self._tickets = (f"{name}-{number}" if gives_up else "" for number in itertools.count())
@@ -235,10 +257,12 @@ def _give_up(item: ExpandItem | GiveUp) -> GiveUp:
 
 
 class RemotePRM:
-    """The PRM protocol over a Serve handle."""
+    """The PRM protocol over a Serve handle. others: as of `RemotePolicy`."""
 
-    def __init__(self, score_batch: Any) -> None:
-        self._caller: BatchingCaller[ScoreItem, Score] = BatchingCaller(score_batch, PRMError)
+    def __init__(self, score_batch: Any, others: Sequence[Any] = ()) -> None:
+        self._caller: BatchingCaller[ScoreItem, Score] = BatchingCaller(
+            score_batch, PRMError, None, others
+        )
 
     async def score(self, paths: Sequence[PRMPath]) -> list[Score]:
         """See `search.protocols.PRM`."""

@@ -26,7 +26,7 @@ class ModelSpec:
     replicas: int = 1
     gpus_per_replica: float = 0
     cpus_per_replica: float = 1
-    max_ongoing_requests: int = 256
+    max_ongoing_requests: int = 4096
     max_batch: int = 64
     prompt: PromptStyle = field(default_factory=PromptStyle)
     system_prompt: str = ""

@@ -22,7 +22,7 @@ from cluster.admission import Admission, Bundle
 from cluster.attempts import Attempts
 from cluster.backlog import Backlog
 from cluster.machines import Machines, this_machine
-from cluster.routing import Balance, Route
+from cluster.routing import Balance, Route, with_others
 from search.errors import ClusterError, first_cause, one_line
 from search.growth import Growth
 from search.partition import WorkUnit, run_unit
@@ -229,10 +229,19 @@ def _runner() -> asyncio.Runner:
 
 
 async def _run_bundle(bundle: Bundle, site: Site, route: Route) -> list[UnitTables]:
-    expand_batch = [replica_method(site.policy, "expand_batch", key) for key in route.policy]
-    score_batch = [replica_method(site.prm, "score_batch", key) for key in route.prm if site.prm]
-    policy = spread_policy([RemotePolicy(each, bundle.slots > 0) for each in expand_batch])
-    prm = spread_prm([RemotePRM(each) for each in score_batch]) if score_batch else None
+    expand = partial(replica_method, site.policy, "expand_batch")
+    score = partial(replica_method, site.prm, "score_batch")
+    gives_up = bundle.slots > 0
+    policies = [
+        RemotePolicy(expand(key), gives_up, [expand(each) for each in others])
+        for key, others in with_others(route.policy, site.policy_keys)
+    ]
+    prms = [
+        RemotePRM(score(key), [score(each) for each in others])
+        for key, others in with_others(route.prm, site.prm_keys)
+        if site.prm
+    ]
+    policy, prm = spread_policy(policies), spread_prm(prms) if prms else None
 
     def grow(unit: WorkUnit) -> Awaitable[Growth]:
         return run_unit(unit, policy, prm, bundle.slots_of(unit))

@@ -7,6 +7,7 @@ Invariant: where a task's calls go changes no result, only its speed.
 """
 
 import asyncio
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,8 @@ from actors.spec import ModelFacts
 # With as many keys a replica, one that has none is met once in thousands of runs.
 KEYS_TRIED = 16
 KEYS_AT_ONCE = 4
+# Replicas that are asked in turn when one is lost; a handle for each costs a little.
+OTHERS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,16 @@ class Balance:
     def _add(self, keys: tuple[str, ...], solutions: int) -> None:
         for key in keys:
             self._solutions[key] += solutions / len(keys)
+
+
+def with_others(
+    keys: Sequence[str], of_replicas: Sequence[str]
+) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Each key with some of other replicas, to go on with if its own is lost."""
+    for key in keys:
+        place = of_replicas.index(key) if key in of_replicas else 0
+        ring = (*of_replicas[place + 1 :], *of_replicas[:place])
+        yield key, tuple(each for each in ring if each != key)[:OTHERS]
 
 
 async def keys_of_replicas(handle: Any, replicas: int) -> tuple[str, ...]:

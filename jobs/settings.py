@@ -74,7 +74,7 @@ class ModelSettings(Section):
     )
     cpus_per_replica: float = Field(default=1, ge=0, description="CPU cores of one replica")
     max_ongoing_requests: PositiveInt = Field(
-        default=256, description="Calls under way in one replica"
+        default=4096, description="Calls under way in one replica"
     )
     max_batch: PositiveInt = Field(
         default=64, description="Sequences computed together in one replica"

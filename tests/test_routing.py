@@ -8,7 +8,7 @@ import pytest
 from actors.spec import ModelFacts
 from cluster.admission import Admission, Bundle, task_size
 from cluster.backlog import bundles
-from cluster.routing import Balance, keys_of_replicas
+from cluster.routing import Balance, keys_of_replicas, with_others
 from search.config import SearchConfig
 from search.partition import WorkUnit, partition
 from search.problem import Problem
@@ -126,3 +126,10 @@ def test_a_task_is_as_large_as_a_batch_if_there_is_enough(
 def test_units_of_a_bundle_share_its_slots() -> None:
     bundle = Bundle(tuple(units(16, problems=4)), slots=32)
     assert [bundle.slots_of(unit) for unit in bundle.units] == [8] * 4
+
+
+def test_each_key_comes_with_keys_of_other_replicas() -> None:
+    keys = ("a", "b", "c", "d")
+    found = dict(with_others(("b", "d"), keys))
+    assert found == {"b": ("c", "d"), "d": ("a", "b")}
+    assert dict(with_others(("",), ("",))) == {"": ()}

@@ -12,7 +12,7 @@ from ray.exceptions import RayActorError
 
 from actors.batching import answer_as_finished
 from actors.client import BatchingCaller
-from actors.wire import LONGEST_SILENCE_S, SIGN_OF_LIFE_S, Failure
+from actors.wire import LONGEST_SILENCE_S, SIGN_OF_LIFE_S, TICK_S, Failure
 from search.errors import EngineLostError, PolicyError
 from search.virtual_time import run_virtually
 
@@ -59,6 +59,54 @@ def test_replicas_that_are_always_lost_are_a_policy_error() -> None:
         asyncio.run(ask_all(replicas, "abcdef"))
     assert caught.group_contains(PolicyError, match="the replica failed")
     assert len(replicas.calls) == 3
+
+
+def test_what_was_lost_goes_to_another_replica_and_stays_there() -> None:
+    home, other = LosingReplicas(losses=9), LosingReplicas(losses=0)
+
+    async def ask_twice() -> list[str]:
+        caller: BatchingCaller[str, str] = BatchingCaller(home, PolicyError, others=[other])
+        async with asyncio.TaskGroup() as tasks:
+            asked = [tasks.create_task(caller.call(item)) for item in "abc"]
+        return [*(task.result() for task in asked), await caller.call("d")]
+
+    with stamina.set_testing(True, attempts=3):
+        assert asyncio.run(ask_twice()) == list("ABCD")
+    assert home.calls == [list("abc")]
+    assert other.calls == [list("bc"), ["d"]]
+
+
+class StoppedReplica:
+    """Takes calls and loses them all at once, when told."""
+
+    def __init__(self) -> None:
+        self.calls: list[list[str]] = []
+        self.dies = asyncio.Event()
+
+    async def remote(self, items: Sequence[str]) -> AsyncIterator[list[tuple[int, str | Failure]]]:
+        self.calls.append(list(items))
+        await self.dies.wait()
+        raise RayActorError
+        yield []
+
+
+def test_calls_that_are_lost_together_leave_their_replica_once() -> None:
+    home, one, two = StoppedReplica(), LosingReplicas(losses=0), LosingReplicas(losses=0)
+
+    async def ask_in_two_calls() -> list[str]:
+        caller: BatchingCaller[str, str] = BatchingCaller(home, PolicyError, others=[one, two])
+        first = asyncio.create_task(caller.call("a"))
+        await asyncio.sleep(10 * TICK_S)
+        second = asyncio.create_task(caller.call("b"))
+        await asyncio.sleep(10 * TICK_S)
+        home.dies.set()
+        return [await first, await second]
+
+    with stamina.set_testing(True, attempts=3):
+        assert asyncio.run(ask_in_two_calls()) == list("AB")
+    assert home.calls == [["a"], ["b"]]
+    assert sorted(one.calls) == [["a"], ["b"]]
+    assert two.calls == []
 
 
 class DyingEngines(LosingReplicas):

@@ -4,6 +4,7 @@ Invariant: a table in a run folder has its schema from `search.schemas`; `run.js
 when the run starts and again when it ends, so a folder always says what it belongs to.
 """
 
+import contextlib
 import json
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,7 @@ from jobs.storage import PARQUET, Storage, Where, folder_to_read, storage_at
 from search.errors import StorageError, one_line
 from search.schemas import MAY_BE_MISSING, SCHEMA_VERSION, TABLES, VERSION_KEY
 
+RECORD = "run.json"
 RECORDED_LIBRARIES = (
     "branchwise",
     "ray",
@@ -98,19 +100,27 @@ def load_run(path: Where) -> Run:
 
 def load_record(folder: Where, *needed: str) -> dict[str, Any]:
     """What run.json says; raises StorageError if it is damaged, or a needed key is missing."""
-    place = folder_to_read(folder)
+    place, content = folder_to_read(folder), None
     try:
-        record = json.loads(place.read("run.json").to_pybytes().decode())
+        content = place.read(RECORD)
     except StorageError as error:
         if not place.here and not isinstance(error.__cause__, FileNotFoundError):
             raise  # a store that refuses, or is away
-        record = None
-    except (ValueError, RecursionError):
-        record = None
+    return checked_record(place, content, needed)
+
+
+def checked_record(
+    folder: Storage, content: pa.Buffer | None, needed: Sequence[str]
+) -> dict[str, Any]:
+    """A record from its file, None if that cannot be read; raises StorageError as `load_record`."""
+    record: Any = None
+    if content is not None:
+        with contextlib.suppress(ValueError, RecursionError):
+            record = json.loads(content.to_pybytes().decode())
     if not isinstance(record, dict):
-        raise StorageError(f"{place} is not a run folder: no readable run.json there")
-    if fault := record_fault(record, needed):
-        raise StorageError(f"{place.called('run.json')} is not as a run writes it: {fault}")
+        raise StorageError(f"{folder} is not a run folder: no readable {RECORD} there")
+    if fault := record_fault(record, tuple(needed)):
+        raise StorageError(f"{folder.called(RECORD)} is not as a run writes it: {fault}")
     return record
 
 

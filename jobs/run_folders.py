@@ -14,8 +14,7 @@ from typing import Any, Self
 from jobs.commit_log import CommitLog
 from jobs.recipe import recipe_digest
 from jobs.recipe_changes import changes
-from jobs.record_checks import record_fault
-from jobs.results import RunRecord, library_versions, new_record
+from jobs.results import RECORD, RunRecord, checked_record, library_versions, new_record
 from jobs.settings import Recipe
 from jobs.storage import PATIENCE_S, Storage, folder_to_read
 from jobs.store_uris import shown
@@ -23,7 +22,6 @@ from jobs.writer_lease import WriterLease
 from search.errors import RecipeError, StorageError
 from search.schemas import SCHEMA_VERSION
 
-RECORD = "run.json"
 _SHOWN = 6
 log = logging.getLogger("branchwise")
 
@@ -123,15 +121,8 @@ def _claimed(folder: Storage, record: RunRecord) -> OpenRun:
 
 
 def _record(folder: Storage) -> dict[str, Any]:
-    try:
-        record = json.loads(folder.read(RECORD).to_pybytes().decode())
-    except (ValueError, RecursionError):
-        record = None
     names = [field.name for field in fields(RunRecord)]
-    if not isinstance(record, dict):
-        raise StorageError(f"{folder.where} is not a run folder: no readable {RECORD} there")
-    if fault := record_fault(record, tuple(names)):
-        raise StorageError(f"{folder.called(RECORD)} is not as a run writes it: {fault}")
+    record = checked_record(folder, folder.read(RECORD), names)
     return {name: record[name] for name in names}
 
 

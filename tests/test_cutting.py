@@ -6,11 +6,12 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from written_steps import StepByStep
 
 from actors.engines.cutting import Pieces, WrittenSolution
 from actors.wire import ExpandItem
 from search.config import Limits
-from search.protocols import Completion, Expansion, PolicyPath, Sampling, StopReason
+from search.protocols import Completion, Expansion, Sampling, StopReason
 from search.token_ids import count_ids, pack_ids, unpack_ids
 from search.whole_solutions import SolutionRequest, step_by_step, steps_and_rest
 
@@ -36,34 +37,6 @@ PROMPT_TOKENS = 7
 
 def text_of(ids: Sequence[int]) -> str:
     return b"".join(VOCABULARY[each] for each in ids).decode(errors="replace")
-
-
-class StepByStep:
-    """The same tokens, and a step ends as soon as the text so far holds the delimiter."""
-
-    def __init__(self, ids: Sequence[int]) -> None:
-        self.ids = ids
-
-    async def expand(
-        self,
-        path: PolicyPath,
-        n: int,
-        sampling: Sampling,
-        max_tokens: int,
-        seed: int,
-        first: int = 0,
-    ) -> Expansion:
-        start = count_ids(path.token_ids)
-        for end in range(start + 1, start + max_tokens + 1):
-            step, reason = self.ids[start:end], StopReason.LENGTH
-            if sampling.delimiter in text_of(step):
-                reason = StopReason.DELIMITER
-            elif step[-1] == END:
-                reason = StopReason.EOS
-            if reason is not StopReason.LENGTH:
-                break
-        completion = Completion(text_of(step), pack_ids(step), float(-len(step)), reason)
-        return Expansion((completion,), PROMPT_TOKENS + start, 0 if start else PROMPT_TOKENS)
 
 
 def request(limits: Limits, delimiter: str = "\n\n") -> SolutionRequest:
@@ -100,7 +73,7 @@ def test_the_steps_are_those_of_step_by_step(
     ids = [*text, END]
     whole = written(ids[: asked.most_tokens])
     found = asyncio.run(step_by_step(whole, asked))
-    assert found == asyncio.run(step_by_step(StepByStep(ids), asked))
+    assert found == asyncio.run(step_by_step(StepByStep(ids, text_of, END, PROMPT_TOKENS), asked))
     taken = sum(count_ids(each.completions[0].token_ids) for each in found)
     assert whole.tokens_past(found) == min(len(ids), asked.most_tokens) - taken
 

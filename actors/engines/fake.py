@@ -51,7 +51,7 @@ class FakePolicy:
         found: Expansion = await self._policy.expand(
             item.path, item.n, item.sampling, item.max_tokens, item.seed, item.first
         )
-        self._ledger.answered(key, sum(count_ids(each.token_ids) for each in found.completions))
+        self._ledger.answered(key, (count_ids(each.token_ids) for each in found.completions))
         if _chosen(self._empty_share, item.seed):
             return dataclasses.replace(found, completions=())
         return found
@@ -83,7 +83,7 @@ class FakePRM:
     async def score(self, item: ScoreItem) -> Score:
         key = self._ledger.asked(item.path)
         [score] = await self._prm.score([item.path])
-        self._ledger.answered(key, score.tokens_minimal)
+        self._ledger.answered(key, [score.tokens_minimal])
         if self._is_garbage() or _chosen(self._nan_share, *item.path.steps):
             return dataclasses.replace(score, reward=math.nan)
         return score

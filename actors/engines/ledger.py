@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -29,10 +30,10 @@ class Ledger:
         self._note({"at_s": time.time(), "asked": key})
         return key
 
-    def answered(self, key: str, tokens: int) -> None:
-        """Notes that it has been answered, with so many tokens."""
+    def answered(self, key: str, tokens: Iterable[int]) -> None:
+        """Notes that it has been answered, with so many tokens each; counted if it is noted."""
         if self._file is not None:
-            self._note({"at_s": time.time(), "answered": key, "tokens": tokens})
+            self._note({"at_s": time.time(), "answered": key, "tokens": sum(tokens)})
 
     def _note(self, line: dict[str, object]) -> None:
         assert self._file is not None

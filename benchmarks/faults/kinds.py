@@ -60,28 +60,31 @@ def _kill_busy(role: str, title: str) -> Callable[[Strike], None]:
     """Ends a replica at a moment when it has something to answer."""
 
     def strike(at: Strike) -> None:
-        found: list[psutil.Process] = []
+        running = at.running
 
-        def is_busy() -> bool:
-            replicas = at.running.world.processes(title)
-            found[:] = [each for each in replicas if at.running.unanswered(role, each.pid)]
-            return bool(found)
+        def busy() -> list[psutil.Process]:
+            replicas = running.world.processes(title)
+            return [each for each in replicas if running.unanswered(role, each.pid)]
 
-        at.running.wait_until(is_busy)
-        at.random.choice(sorted(found, key=lambda process: process.pid)).kill()
+        _one_of(at, busy).kill()
 
     return strike
 
 
+def _one_of(at: Strike, found: Callable[[], list[psutil.Process]]) -> psutil.Process:
+    """One of the processes that are found, as soon as there are any."""
+    last: list[psutil.Process] = []
+
+    def are_there() -> bool:
+        last[:] = found()
+        return bool(last)
+
+    at.running.wait_until(are_there)
+    return at.random.choice(sorted(last, key=lambda process: process.pid))
+
+
 def _victim(at: Strike, title: str) -> psutil.Process:
-    found: list[psutil.Process] = []
-
-    def is_there() -> bool:
-        found[:] = at.running.world.processes(title)
-        return bool(found)
-
-    at.running.wait_until(is_there)
-    return at.random.choice(sorted(found, key=lambda process: process.pid))
+    return _one_of(at, lambda: at.running.world.processes(title))
 
 
 def _lose_node(at: Strike) -> None:
@@ -90,15 +93,11 @@ def _lose_node(at: Strike) -> None:
 
 
 def _busy_node(at: Strike) -> psutil.Process:
-    found: list[psutil.Process] = []
-
-    def is_there() -> bool:
+    def busy() -> list[psutil.Process]:
         nodes = at.running.world.nodes()[1:]
-        found[:] = [each for each in nodes if titled(descendants(each), WORK_UNIT)]
-        return bool(found)
+        return [each for each in nodes if titled(descendants(each), WORK_UNIT)]
 
-    at.running.wait_until(is_there)
-    return at.random.choice(sorted(found, key=lambda process: process.pid))
+    return _one_of(at, busy)
 
 
 def _hang(at: Strike) -> None:

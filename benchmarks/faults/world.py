@@ -45,7 +45,6 @@ class World:
     """A cluster that is up, and the processes on it."""
 
     cluster: Any
-    _added: int = 0
 
     @property
     def address(self) -> str:

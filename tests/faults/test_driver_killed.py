@@ -9,11 +9,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from benchmarks.faults.measure import rows
 from jobs.commit_log import CommitLog
 from jobs.results import load_run
 from jobs.storage import storage_at
@@ -83,10 +83,6 @@ def count_commits(folder: Path) -> int:
 def committed_units(folder: str | Path) -> list[dict[str, Any]]:
     log = CommitLog(storage_at(folder))
     return [row for part in log.parts("units") for row in log.read(part).to_pylist()]
-
-
-def rows(table: pa.Table) -> list[dict[str, Any]]:
-    return sorted(table.to_pylist(), key=lambda row: json.dumps(row, sort_keys=True))
 
 
 def test_a_killed_run_ends_as_an_undisturbed_one(recipe: Path, tmp_path: Path) -> None:

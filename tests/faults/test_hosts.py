@@ -17,14 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 import yaml
 from hosts import Host, hosts, reason_not_permitted
+from test_driver_killed import committed_units, rows
 
-from jobs.commit_log import CommitLog
 from jobs.results import Run, load_run
-from jobs.storage import storage_at
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 ROOT = Path(__file__).parent.parent.parent
@@ -152,15 +150,8 @@ def loaded(run: subprocess.Popen[bytes], runs: Path) -> Run:
     return load_run(folder)
 
 
-def committed_units(runs: Path) -> list[dict[str, Any]]:
-    logs = [CommitLog(storage_at(folder)) for folder in runs.glob("*")]
-    return [
-        row for log in logs for part in log.parts("units") for row in log.read(part).to_pylist()
-    ]
-
-
-def rows(table: pa.Table) -> list[str]:
-    return sorted(json.dumps(row, sort_keys=True) for row in table.to_pylist())
+def committed_anywhere(runs: Path) -> list[dict[str, Any]]:
+    return [row for folder in runs.glob("*") for row in committed_units(folder)]
 
 
 def names(run: Run) -> list[str]:
@@ -180,7 +171,7 @@ def test_a_host_is_cut_off_in_the_middle(
 
     def all_take_part() -> bool:
         """Units have run on every host, and replicas of the one to be cut have answered."""
-        done, replicas = committed_units(runs), cut.replicas()
+        done, replicas = committed_anywhere(runs), cut.replicas()
         answered = [
             any(row[f"{role}_replica"] in replicas for row in done) for role in ("policy", "prm")
         ]
@@ -188,7 +179,7 @@ def test_a_host_is_cut_off_in_the_middle(
 
     wait_until(lambda: all_take_part() and cut.works(), run, log)
     cut.host.cut()
-    before = committed_units(runs)
+    before = committed_anywhere(runs)
     wait_until(lambda: "was lost" in log.read_text(), run, log)
     # What ran on it is run elsewhere by now; the host comes back and knows nothing of that.
     assert head.lost()

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from test_hostile_recipes import GOOD
 from test_results import synthetic_run
 from test_routes import document
+from written_steps import StepByStep
 
 from actors.engines.cutting import Pieces, WrittenSolution
 from actors.wire import ExpandItem
@@ -32,10 +33,9 @@ from search.answers import boxed_answer
 from search.config import Limits
 from search.errors import RecipeError, StorageError
 from search.problem import Problem
-from search.protocols import Completion, Expansion, PolicyPath, Sampling, StopReason
+from search.protocols import Expansion, Sampling, StopReason
 from search.schemas import TABLES
 from search.thinking import Thinking
-from search.token_ids import count_ids, pack_ids
 from search.whole_solutions import SolutionRequest, step_by_step
 
 pytestmark = pytest.mark.unit
@@ -273,34 +273,6 @@ def text_of(ids: Sequence[int]) -> str:
     return b"".join(VOCABULARY[each] for each in ids if each != END).decode(errors="replace")
 
 
-class StepByStep:
-    """The same tokens, read from the start of the step after each of them."""
-
-    def __init__(self, ids: Sequence[int]) -> None:
-        self.ids = ids
-
-    async def expand(
-        self,
-        path: PolicyPath,
-        n: int,
-        sampling: Sampling,
-        max_tokens: int,
-        seed: int,
-        first: int = 0,
-    ) -> Expansion:
-        start = count_ids(path.token_ids)
-        for end in range(start + 1, start + max_tokens + 1):
-            step, reason = self.ids[start:end], StopReason.LENGTH
-            if sampling.delimiter in text_of(step):
-                reason = StopReason.DELIMITER
-            elif step[-1] == END:
-                reason = StopReason.EOS
-            if reason is not StopReason.LENGTH:
-                break
-        completion = Completion(text_of(step), pack_ids(step), float(-len(step)), reason)
-        return Expansion((completion,), start, 0)
-
-
 async def nothing(item: ExpandItem) -> Expansion:
     raise AssertionError(f"asked for more after {item.path}")
 
@@ -326,7 +298,7 @@ def test_steps_are_cut_where_they_would_have_ended(
     ids = [*text, END]
     whole = written(ids[: asked.most_tokens], Pieces(text_of))
     found = asyncio.run(step_by_step(whole, asked))
-    assert found == asyncio.run(step_by_step(StepByStep(ids), asked))
+    assert found == asyncio.run(step_by_step(StepByStep(ids, text_of, END), asked))
 
 
 @pytest.mark.parametrize("token", [b"\n", b"\x82", b"\nab cd", b""])

@@ -15,7 +15,7 @@ import random
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,7 @@ LIMITS = Limits(max_steps=12, max_step_tokens=32, max_solution_tokens=200)
 NEVER = "\n\n\n\n"
 BATCHES, CALIBRATIONS, STEPS = (1, 4, 16, 48), 5, (4, 12, 24)
 MAX_BATCH = 64
+CALIBRATION_SEED = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,7 @@ class Size:
     problems: int = 24
     n: int = 32
     repetitions: int = 5
+    first_seed: int = 0
 
 
 TOY = Size(1, 4, 1)
@@ -213,7 +215,9 @@ class PredictedPRM:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--toy", action="store_true", help="small, to see that it works")
-    size = TOY if parser.parse_args(arguments).toy else Size()
+    parser.add_argument("--first-seed", type=int, default=0, help="of the problems predicted")
+    options = parser.parse_args(arguments)
+    size = replace(TOY if options.toy else Size(), first_seed=options.first_seed)
     table = Table("search", "predicted s", "real CPU s", "predicted / real", "wall s")
     ratios = []
     for label, predicted_s, took in asyncio.run(measured(size)):
@@ -232,14 +236,14 @@ async def measured(size: Size) -> list[tuple[str, float, Took]]:
         "transformers", MODELS / "policy-0.6m", next(MODELS.glob("prm-*"))
     )
     engines = Counted(load_policy_engine(policy_spec), load_prm_engine(prm_spec))
-    _, statistics_of = await _real(engines, _units(size, 100))
+    _, statistics_of = await _real(engines, _units(size, CALIBRATION_SEED))
     policy, prm = await policy_timing(engines.policy), await prm_timing(engines.prm)
     fresh, rows = engines.fresh_scores / engines.scores, []
-    for repetition in range(size.repetitions):
-        units = _units(size, repetition)
+    for seed in range(size.first_seed, size.first_seed + size.repetitions):
+        units = _units(size, seed)
         predicted_s = await asyncio.to_thread(predicted, units, policy, prm, statistics_of, fresh)
         took, _ = await _real(engines, units)
-        rows.append((f"dvts {repetition}", predicted_s, took))
+        rows.append((f"dvts {seed}", predicted_s, took))
     print(f"policy {policy}\nPRM {prm}\nsteps {statistics_of}\nscores to compute {fresh:.3f}")
     return rows
 

@@ -92,6 +92,7 @@ class Efficiencies:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--real", action="store_true", help="through Serve as well")
+    parser.add_argument("--real-only", action="store_true", help="through Serve, not simulated")
     parser.add_argument("--only", nargs="+", choices=list(KINDS), default=list(KINDS))
     parser.add_argument("--repetitions", type=int, help="of each, after one that warms up")
     parser.add_argument("--toy", action="store_true", help="small, to see that it works")
@@ -100,15 +101,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.getLogger("branchwise").setLevel(logging.WARNING)
     size = TOY if options.toy else Size()
     size = replace(size, repetitions=options.repetitions or size.repetitions)
-    found = [line for kind in options.only for line in virtual(size, kind)]
-    if options.real:
+    found: list[Efficiencies] = []
+    if not options.real_only:
+        found += [line for kind in options.only for line in virtual(size, kind)]
+    if options.real or options.real_only:
         found += [line for kind in options.only for line in asyncio.run(real(size, kind))]
     table = Table("scaling", "replicas", "seconds", "efficiency (median)", "spread")
     for line in found:
         table.add_row(*line.row())
     Console(width=110).print(table)
     results = [line.result(goal) for line in found if (goal := _goal(line)) is not None]
-    how = " --real" if options.real else ""
+    how = " --real-only" if options.real_only else " --real" if options.real else ""
     write_results(options.to, f"python -m benchmarks.scaling{how}", results)
 
 

@@ -22,7 +22,7 @@ class PolicyReplica(Replica[PolicyEngine]):
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__(load_policy_engine(spec))
-        self._under_way: dict[str, asyncio.Task[Expansion]] = {}
+        self._may_be_given_up: dict[str, asyncio.Task[Expansion]] = {}
 
     async def expand_batch(self, items: Sequence[PolicyItem]) -> AsyncIterator[ExpandReply]:
         """Expands every item; yields each as soon as it is finished."""
@@ -54,26 +54,28 @@ class PolicyReplica(Replica[PolicyEngine]):
         """In one piece if the engine can."""
         if not isinstance(self._engine, WritesSolutions):
             return await step_by_step(self, request)
-        steps = await self._engine.write(request)
+        with self._under_way(1):
+            steps = await self._engine.write(request)
         return [dataclasses.replace(step, replica=self._name) for step in steps]
 
     async def _expand(self, item: ExpandItem) -> Expansion:
-        return dataclasses.replace(await self._engine.expand(item), replica=self._name)
+        with self._under_way(item.n):
+            return dataclasses.replace(await self._engine.expand(item), replica=self._name)
 
     async def _expand_unless_given_up(self, item: ExpandItem) -> Expansion:
-        work = self._under_way[item.ticket] = asyncio.create_task(self._expand(item))
+        work = self._may_be_given_up[item.ticket] = asyncio.create_task(self._expand(item))
         try:
             return await work
         except asyncio.CancelledError:
-            if item.ticket in self._under_way:
+            if item.ticket in self._may_be_given_up:
                 raise
             raise PolicyError("the request was given up") from None
         finally:
-            if self._under_way.get(item.ticket) is work:
-                del self._under_way[item.ticket]
+            if self._may_be_given_up.get(item.ticket) is work:
+                del self._may_be_given_up[item.ticket]
 
     def _give_up(self, item: GiveUp) -> Expansion:
-        work = self._under_way.pop(item.ticket, None)
+        work = self._may_be_given_up.pop(item.ticket, None)
         if work is not None:
             work.cancel()
         return Expansion((), 0, 0, self._name)

@@ -32,7 +32,8 @@ class PRMReplica(Replica[PRMEngine]):
             ]
 
     async def _scores(self, chain: Sequence[ScoreItem]) -> list[Score]:
-        found = await chain_scores(self._engine, chain)
+        with self._under_way(len(chain)):
+            found = await chain_scores(self._engine, chain)
         return [dataclasses.replace(score, replica=self._name) for score in found]
 
 

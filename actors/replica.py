@@ -1,10 +1,15 @@
 """What the replicas of both roles share: their engine's facts and health, and their name."""
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from typing import Generic, TypeVar
 
 from actors.engines import PolicyEngine, PRMEngine
 from actors.spec import ModelFacts
+
+# The name under which a replica tells Serve how many sequences are under way in it.
+SEQUENCES = "sequences"
 
 Engine = TypeVar("Engine", bound=PolicyEngine | PRMEngine)
 
@@ -15,6 +20,7 @@ class Replica(Generic[Engine]):
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._name = replica_name()
+        self._sequences = 0
 
     def facts(self) -> ModelFacts:
         """Parameters and device of the loaded model."""
@@ -23,6 +29,18 @@ class Replica(Generic[Engine]):
     def check_health(self) -> None:
         """Called by Serve; a replica whose engine broke raises here and is replaced."""
         self._engine.check_health()
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Asked by Serve where replicas come and go: what `cluster.scaling` decides by."""
+        return {SEQUENCES: float(self._sequences)}
+
+    @contextlib.contextmanager
+    def _under_way(self, sequences: int) -> Iterator[None]:
+        self._sequences += sequences
+        try:
+            yield
+        finally:
+            self._sequences -= sequences
 
     async def forget(self) -> None:
         """Empties the engine's caches, if it has any: for measurements that start cold."""

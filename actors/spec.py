@@ -10,6 +10,20 @@ OWN_OPTIONS = ("family", "compat")
 
 
 @dataclass(frozen=True, slots=True)
+class Autoscaling:
+    """How many replicas there are: as many as keep `target` sequences under way in each.
+
+    The delays, in seconds, are how long more or fewer must have been wanted.
+    """
+
+    least: int
+    most: int
+    target: float
+    upscale_delay_s: float
+    downscale_delay_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSpec:
     """One policy or PRM deployment.
 
@@ -32,6 +46,12 @@ class ModelSpec:
     system_prompt: str = ""
     family: str = ""
     options: dict[str, Any] = field(default_factory=dict)
+    autoscaling: Autoscaling | None = None
+
+    @property
+    def most_replicas(self) -> int:
+        """How many there are at most; `replicas` are there from the start."""
+        return self.autoscaling.most if self.autoscaling else self.replicas
 
     def engine_options(self) -> dict[str, Any]:
         """The options without those that Branchwise reads itself."""

@@ -50,7 +50,7 @@ def task_size(solutions: int, replicas: int, max_batch: int, solutions_per_unit:
 class Admission:
     """How much may be under way: what the replicas can hold, never the size of the data.
 
-    `batch`: sequences that all replicas compute together; under way are up to `room` times as
+    `batch`: sequences that all `replicas` compute together; under way are up to `room` times as
     many. A task carries units of `per_task` solutions in all, at least one unit; `tasks` bounds
     their number.
     """
@@ -60,6 +60,11 @@ class Admission:
     tasks: int | None = None
     speculation: bool = True
     room: int = ROOM
+    replicas: int = 1
+
+    def of(self, replicas: int) -> "Admission":
+        """The same for as many replicas as are ready now."""
+        return replace(self, batch=self.batch * replicas // self.replicas, replicas=replicas)
 
     @property
     def tasks_at_once(self) -> int:
@@ -105,4 +110,4 @@ def admission_of(
 ) -> Admission:
     """What so many replicas of one policy admit of a run with so many solutions."""
     per_task = task_size(solutions, replicas, max_batch, solutions_per_unit)
-    return Admission(replicas * max_batch, per_task, tasks, speculation)
+    return Admission(replicas * max_batch, per_task, tasks, speculation, replicas=replicas)

@@ -32,25 +32,29 @@ SERVE_SETTINGS = {
     "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1000",
     "RAY_SERVE_LOG_TO_STDERR": "0",
     "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(256 << 20),
+    # How often replicas say how many sequences they have, where their number follows it.
+    "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "2",
 }
 # Set by Ray's job server, which also ships the working directory to every worker.
 SUBMITTED_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
 
 @contextlib.contextmanager
-def connected(address: str | None, packs_replicas: bool = False) -> Iterator[None]:
+def connected(address: str | None, packs_replicas: bool = False) -> Iterator[bool]:
     """A connection for the length of a run; a local cluster ends with it.
+
+    Gives whether others may be on the cluster too.
 
     `packs_replicas`: Serve fills machines one by one, as models on GPUs need it, instead of
     spreading replicas; it has no effect if Serve runs on the cluster already.
     """
     import ray
 
-    already = ray.is_initialized()
+    already, target = ray.is_initialized(), address or os.environ.get("RAY_ADDRESS")
     if not already:
-        _start(address or os.environ.get("RAY_ADDRESS"), PACKS if packs_replicas else {})
+        _start(target, PACKS if packs_replicas else {})
     try:
-        yield
+        yield not already and target is not None
     finally:
         if not already:
             ray.shutdown()

@@ -1,77 +1,141 @@
 """Policy and PRM replicas on the cluster, through Ray Serve.
 
-Each model is one Serve application named by its role. Calls with the same affinity key reach
-the same replica (consistent hashing), so a work unit finds its prefixes in that KV cache.
+Each model is one Serve application, named by its role, and on a shared cluster by what it is too,
+so that runs with the same model share it. Calls with the same affinity key reach the same replica
+(consistent hashing), so a work unit finds its prefixes in that KV cache.
 """
 
 import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
 from actors.spec import ModelFacts, ModelSpec
-from cluster.packing import Machine, Unplaced, packed
-from cluster.routing import keys_of_replicas
+from cluster.readiness import Patience, first_ready, ready_replicas
+from cluster.routing import Keys, keys_of_replicas
+from cluster.scaling import autoscaling_config
+from cluster.sharing import OwnUse, SharedUse, Use, application_name
 from search.errors import ClusterError
 
 # A replica that is gone is noticed by its callers; one that hangs by three checks in a row that it
 # does not answer in time.
 HEALTH_CHECK_PERIOD_S, HEALTH_CHECK_TIMEOUT_S = 5.0, 10.0
-CORES_OF_A_UNIT = 1.0
 # A replica that is taken away has nothing to finish: its searches are over, or lost.
 LAST_REQUESTS_S = 0.1
+FOLLOW_INTERVAL_S, LONGEST_LOOK_S = 2.0, 10.0
 # Models are deployed side by side, each in a thread, but Serve can be started once.
 _STARTING = threading.Lock()
 ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Deployed:
-    """A model that answers: what it says of itself, and an affinity key for each replica."""
+    """A model that answers: what it says of itself, and an affinity key for each replica.
 
+    `keys` follows the replicas that are ready, as long as `deployed` lasts.
+    """
+
+    application: str
     facts: ModelFacts
     keys: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The two models of a search, once they answer."""
+
+    policy: Deployed | None
+    prm: Deployed | None
+
+    def keys(self) -> Keys:
+        """Affinity keys of the replicas that are ready now."""
+        policy = self.policy.keys if self.policy else ("",)
+        return policy, self.prm.keys if self.prm else ("",)
+
+
 @contextlib.asynccontextmanager
 async def deployed(
-    role: str, spec: ModelSpec | None
+    role: str,
+    spec: ModelSpec | None,
+    *,
+    is_shared: bool = False,
+    machines_timeout_s: float | None = None,
 ) -> AsyncIterator["asyncio.Task[Deployed | None]"]:
     """Runs the replicas of one model; they leave when the block ends. No spec, no replicas.
 
     The block begins at once, so that several models load side by side; await what it is given.
+    is_shared: runs with the same model use the same replicas, which leave with the last one.
+    machines_timeout_s: how long machines may take to come, if the cluster adds them.
     """
-    from ray import serve
-
-    started = asyncio.create_task(_started(role, spec))
-    try:
-        yield started
-    finally:
-        started.cancel()
-        await asyncio.gather(started, return_exceptions=True)
-        if spec is not None:
-            with contextlib.suppress(Exception):
-                await asyncio.to_thread(serve.delete, role)
-
-
-async def _started(role: str, spec: ModelSpec | None) -> Deployed | None:
-    """Waits until all replicas are ready."""
-    from ray import serve
-
     if spec is None:
-        return None
-    application = deployment(role, spec).bind(spec)
+        yield asyncio.create_task(_nothing())
+        return
+    name = application_name(role, spec) if is_shared else role
+    async with SharedUse(name) if is_shared else OwnUse(name) as use:
+        patience = Patience(f"{role} {spec.name}", machines_timeout_s)
+        started = asyncio.create_task(_started(name, role, spec, use, patience))
+        following = asyncio.create_task(_followed(started))
+        try:
+            yield started
+        finally:
+            for task in (started, following):
+                task.cancel()
+            await asyncio.gather(started, following, return_exceptions=True)
+
+
+async def _nothing() -> None:
+    """What a model that there is not answers."""
+
+
+async def _started(
+    name: str, role: str, spec: ModelSpec, use: Use, patience: Patience
+) -> Deployed | None:
+    """Waits until replicas are ready: all, or those that machines were found for."""
+    from ray import serve
+
     try:
         await asyncio.to_thread(_start_serve)
-        handle = await asyncio.to_thread(serve.run, application, name=role, route_prefix=None)
+
+        async def deploy() -> None:
+            # Not in the thread: Serve notes how to pickle it in a variable of the process.
+            application = deployment(role, spec).bind(spec)
+            await asyncio.to_thread(_deploy, name, application)
+
+        running = await first_ready(name, spec.replicas, use, deploy, patience)
+        handle = serve.get_app_handle(name)
         facts: ModelFacts = await handle.facts.remote()
-        keys = await keys_of_replicas(handle, spec.replicas)
+        return Deployed(name, facts, await keys_of_replicas(handle, running))
     except (RuntimeError, TimeoutError) as error:
         raise ClusterError(f"the {role} {spec.model!r} did not start: {_reason(error)}") from error
-    return Deployed(facts, keys)
+
+
+async def _followed(started: "asyncio.Task[Deployed | None]") -> None:
+    """Keeps the keys those of the replicas that are ready; what cannot be known stays."""
+    from ray import serve
+
+    model = await asyncio.shield(started)
+    if model is None:
+        return
+    handle, known = serve.get_app_handle(model.application), len(model.keys)
+    while True:
+        await asyncio.sleep(FOLLOW_INTERVAL_S)
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(LONGEST_LOOK_S):
+                running = await ready_replicas(model.application)
+                if running and running != known:
+                    model.keys = await keys_of_replicas(handle, running)
+                    known = running
+
+
+def _deploy(name: str, application: Any) -> None:
+    from ray import serve
+    from ray.serve.api import RunTarget
+
+    target = RunTarget(target=application, name=name, route_prefix=None)
+    serve.run_many([target], wait_for_applications_running=False)
 
 
 def _start_serve() -> None:
@@ -92,9 +156,11 @@ def deployment(role: str, spec: ModelSpec) -> Any:
     from actors.prm import PRMReplica
 
     replica = PolicyReplica if role.startswith("policy") else PRMReplica
+    scaling = spec.autoscaling
     return serve.deployment(
         name=replica.__name__,
-        num_replicas=spec.replicas,
+        num_replicas=None if scaling else spec.replicas,
+        autoscaling_config=autoscaling_config(scaling) if scaling else None,
         max_ongoing_requests=spec.max_ongoing_requests,
         health_check_period_s=HEALTH_CHECK_PERIOD_S,
         health_check_timeout_s=HEALTH_CHECK_TIMEOUT_S,
@@ -113,69 +179,6 @@ def deployment(role: str, spec: ModelSpec) -> Any:
             request_router_kwargs={"num_fallback_replicas": 0},
         ),
     )(replica)
-
-
-def check_capacity(policies: Sequence[ModelSpec], prm: ModelSpec | None) -> None:
-    """Refuses before any model loads what Serve would wait for without end.
-
-    Policies run one after the other, so each of them must fit beside the PRM, machine by
-    machine, and a core must be left for work units.
-    """
-    import ray
-
-    offered = ray.cluster_resources()
-    _check_sums(offered, policies, prm)
-    machines = [_machine(node["Resources"]) for node in ray.nodes() if node["Alive"]]
-    for policy in policies:
-        models = [prm, policy] if prm else [policy]
-        found = packed(machines, models)
-        if isinstance(found, Unplaced):
-            raise ClusterError(_no_room(found, machines))
-        if not any(machine.cores >= CORES_OF_A_UNIT for machine in found):
-            raise ClusterError(
-                "the replicas leave no machine with a core for work units: lower replicas or "
-                "cpus_per_replica, or use a larger cluster"
-            )
-
-
-def uses_gpus(policies: Sequence[ModelSpec], prm: ModelSpec | None) -> bool:
-    """Whether any model needs one."""
-    return any(spec.gpus_per_replica > 0 for spec in [*policies, *([prm] if prm else [])])
-
-
-def _machine(resources: dict[str, float]) -> Machine:
-    return Machine(resources.get("CPU", 0.0), (1.0,) * int(resources.get("GPU", 0.0)))
-
-
-def _no_room(found: Unplaced, machines: Sequence[Machine]) -> str:
-    spec, largest = found.spec, max(len(machine.gpus) for machine in machines)
-    each = f"{spec.gpus_per_replica:g} GPUs and {spec.cpus_per_replica:g} CPUs on one machine"
-    return (
-        f"{found.placed} of {spec.replicas} replicas of {spec.name} find room, for each needs "
-        f"{each} and no machine has them left (the largest has {largest} GPUs): lower replicas, "
-        "gpus_per_replica or cpus_per_replica, or use larger machines"
-    )
-
-
-def _check_sums(
-    offered: dict[str, float], policies: Sequence[ModelSpec], prm: ModelSpec | None
-) -> None:
-    for resource, needs, left_for_units in (("GPU", _gpus, 0.0), ("CPU", _cpus, CORES_OF_A_UNIT)):
-        wanted = max(map(needs, policies)) + (needs(prm) if prm else 0) + left_for_units
-        if wanted > offered.get(resource, 0):
-            raise ClusterError(
-                f"the models and work units need {wanted:g} {resource}s and the cluster has "
-                f"{offered.get(resource, 0):g}: lower replicas, gpus_per_replica or "
-                "cpus_per_replica, or use a larger cluster"
-            )
-
-
-def _gpus(spec: ModelSpec) -> float:
-    return spec.gpus_per_replica * spec.replicas
-
-
-def _cpus(spec: ModelSpec) -> float:
-    return spec.cpus_per_replica * spec.replicas
 
 
 def _reason(error: Exception) -> str:

@@ -22,7 +22,7 @@ from cluster.admission import Admission, Bundle
 from cluster.attempts import Attempts
 from cluster.backlog import Backlog
 from cluster.machines import Machines, this_machine
-from cluster.routing import Balance, Route, with_others
+from cluster.routing import Balance, Keys, Route, with_others
 from search.errors import ClusterError, first_cause, one_line
 from search.growth import Growth
 from search.partition import WorkUnit, run_unit
@@ -37,6 +37,8 @@ WARM_WORKERS = 4
 # its units, but a unit that ends its worker each time must end too.
 STARTS_OF_A_TASK = 8
 LONGEST_WAIT_S = 10.0
+# Replicas that came or went are taken note of after this time at the latest.
+FOLLOW_S = 2.0
 
 log = logging.getLogger("branchwise")
 
@@ -90,18 +92,23 @@ class UnitTables:
 
 
 async def run_units(
-    units: Iterable[WorkUnit] | Backlog, site: Site, admission: Admission
+    units: Iterable[WorkUnit] | Backlog,
+    site: Site,
+    admission: Admission,
+    keys_now: Callable[[], Keys] | None = None,
 ) -> AsyncIterator[UnitTables]:
     """Runs the units, as many at once as are admitted, and yields each as it comes back.
 
-    With a backlog it goes on until that is closed and empty.
+    With a backlog it goes on until that is closed and empty. keys_now: asked for the affinity keys
+    of the replicas that are ready, where they come and go; else those of the site stay.
     """
     backlog = units if isinstance(units, Backlog) else Backlog(units)
     attempts = Attempts(site.unit_attempts, backlog)
-    fanout, bundle = _Fanout(site, admission), backlog.take(admission.per_task)
+    fanout, bundle = _Fanout(site, admission, keys_now), backlog.take(admission.per_task)
     try:
         while True:
-            while bundle and admission.admits(fanout.running.values(), bundle):
+            fanout.follow()
+            while bundle and fanout.admits(bundle):
                 fanout.start(bundle)
                 bundle = backlog.take(admission.per_task)
             if not fanout.running and backlog.is_over and not attempts.waiting:
@@ -117,11 +124,28 @@ async def run_units(
 class _Fanout:
     """The tasks under way, and the balance of their work over the replicas."""
 
-    def __init__(self, site: Site, admission: Admission) -> None:
+    def __init__(
+        self, site: Site, admission: Admission, keys_now: Callable[[], Keys] | None = None
+    ) -> None:
         self._site, self._admission, self._machines = site, admission, Machines()
+        self._keys_now = keys_now or (lambda: (site.policy_keys, site.prm_keys))
         self._policy = Balance(site.policy_keys, admission.batch)
         self._prm = Balance(site.prm_keys, admission.batch)
         self.running: dict[asyncio.Task[list[UnitTables]], Bundle] = {}
+
+    def follow(self) -> None:
+        """Takes note of replicas that came or left: work goes to those that are ready."""
+        policy, prm = self._keys_now()
+        if (policy, prm) == (self._site.policy_keys, self._site.prm_keys):
+            return
+        self._site = replace(self._site, policy_keys=policy, prm_keys=prm)
+        self._admission = self._admission.of(len(policy))
+        self._policy.follow(policy, self._admission.batch)
+        self._prm.follow(prm, self._admission.batch)
+
+    def admits(self, bundle: Bundle) -> bool:
+        """Whether one more may start."""
+        return self._admission.admits(self.running.values(), bundle)
 
     def start(self, bundle: Bundle) -> None:
         """Starts a task."""
@@ -129,10 +153,12 @@ class _Fanout:
         self.running[asyncio.create_task(self._outcome(bundle))] = bundle
 
     async def finished(self, backlog: Backlog) -> list[UnitTables]:
-        """Waits for a task or for new units; returns what all tasks that ended have brought."""
+        """Waits for a task, new units or a while; returns what tasks that ended have brought."""
         news = asyncio.create_task(backlog.news())
         try:
-            await asyncio.wait({*self.running, news}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(
+                {*self.running, news}, timeout=FOLLOW_S, return_when=asyncio.FIRST_COMPLETED
+            )
         finally:
             news.cancel()
         done = [task for task in self.running if task.done()]

@@ -7,9 +7,10 @@ Invariant: where a task's calls go changes no result, only its speed.
 """
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from actors.spec import ModelFacts
 
@@ -18,6 +19,10 @@ KEYS_TRIED = 16
 KEYS_AT_ONCE = 4
 # Replicas that are asked in turn when one is lost; a handle for each costs a little.
 OTHERS = 2
+
+
+# The affinity keys of the policy's and of the PRM's replicas.
+Keys: TypeAlias = "tuple[tuple[str, ...], tuple[str, ...]]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,21 +39,22 @@ class Balance:
 
     keys: tuple[str, ...]
     batch: int
-    _solutions: dict[str, float] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._solutions = dict.fromkeys(self.keys, 0.0)
+    _solutions: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     def take(self, solutions: int) -> tuple[str, ...]:
         """The keys with the least work, as many as can hold this much more at once."""
         wanted = -(-solutions * len(self.keys) // self.batch)
-        keys = tuple(sorted(self._solutions, key=self._solutions.__getitem__)[:wanted])
+        keys = tuple(sorted(self.keys, key=self._solutions.__getitem__)[:wanted])
         self._add(keys, solutions)
         return keys
 
     def give_back(self, keys: tuple[str, ...], solutions: int) -> None:
         """The work is done."""
         self._add(keys, -solutions)
+
+    def follow(self, keys: tuple[str, ...], batch: int) -> None:
+        """Other replicas are ready now; work with a key that left counts if the key comes back."""
+        self.keys, self.batch = keys, batch
 
     def _add(self, keys: tuple[str, ...], solutions: int) -> None:
         for key in keys:

@@ -7,6 +7,7 @@ its units, or as a bad row with its reason. The driver holds only what is in fli
 import asyncio
 import logging
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -15,8 +16,9 @@ from rich.console import Console
 
 from actors.spec import ModelSpec
 from cluster.admission import Admission, admission_of
+from cluster.capacity import check_capacity, uses_gpus
 from cluster.connect import connected
-from cluster.deploy import Deployed, check_capacity, deployed, uses_gpus
+from cluster.deploy import Ready, deployed
 from cluster.fanout import Site, run_units, warm_up
 from jobs.commits import Commits
 from jobs.curves import SOLUTION_COLUMNS, answers_in_parts
@@ -118,28 +120,32 @@ async def _search_all(
     """Every policy of the ladder in turn, with the PRM deployed once."""
     policies = [policy_spec(policy) for policy in recipe.policies]
     prm, failed, work = prm_spec(recipe.prm), 0, recipe.work
-    with connected(address, packs_replicas=uses_gpus(policies, prm)):
-        check_capacity(policies, prm)
+    with connected(address, packs_replicas=uses_gpus(policies, prm)) as is_shared:
+        check_capacity(policies, prm, recipe.cluster.autoscales)
+        timeout_s = recipe.cluster.machines_timeout_s if recipe.cluster.autoscales else None
+        serving = partial(deployed, is_shared=is_shared, machines_timeout_s=timeout_s)
         warm_up(admission(recipe, policies[0].name, len(loaded)))
         # What takes long to start is started first: the PRM and a policy load side by side.
         async with (
-            deployed("prm", prm) as prm_replicas,
+            serving("prm", prm) as prm_replicas,
             Graders(work.grading_processes, work.grading_timeout_s) as graders,
         ):
             problems, bad = await _split_gradable(loaded, graders)
             for policy in policies:
                 log.info("deploying %s", policy.name)
-                async with deployed("policy", policy) as policy_replicas:
-                    ready = await asyncio.gather(policy_replicas, prm_replicas)
-                    site = _site(recipe, policy, *ready)
+                async with serving("policy", policy) as policy_replicas:
+                    ready = Ready(*await asyncio.gather(policy_replicas, prm_replicas))
                     known = PolicyRecall(recall, policy.name)
-                    failed += await _search(recipe, site, problems, writer, known, graders, console)
+                    failed += await _search(
+                        recipe, policy, ready, problems, writer, known, graders, console
+                    )
     return _Searched(problems, failed, bad)
 
 
 async def _search(
     recipe: Recipe,
-    site: Site,
+    policy: ModelSpec,
+    ready: Ready,
     problems: list[Problem],
     writer: RunWriter,
     recall: PolicyRecall,
@@ -148,27 +154,28 @@ async def _search(
 ) -> int:
     """One policy's searches over all problems: fan out, grade, commit."""
     commits = Commits(writer, graders, 2 * recipe.work.grading_processes)
-    plans = search_plans(recipe, site.policy_name, len(problems), graders)
-    bound = admission(recipe, site.policy_name, len(problems))
+    site = _site(recipe, policy, ready)
+    plans = search_plans(recipe, policy.name, len(problems), graders)
+    bound = admission(recipe, policy.name, len(problems)).of(len(site.policy_keys))
 
     async def commit(problem: Problem, solutions: pa.Table) -> None:
         checked = await commits.commit(problem, solutions)
-        writer.add("routes", routes_rows(plans, site.policy_name, problem, checked))
+        writer.add("routes", routes_rows(plans, policy.name, problem, checked))
         progress.finish_problem(checked)
 
     each = sum(len(plan.first_units(problem)) for problem in problems[:1] for plan in plans)
     first_units = max(1, each * len(problems) - recall.units)
-    display = ProgressDisplay(site.policy_name, len(problems), first_units, console)
+    display = ProgressDisplay(policy.name, len(problems), first_units, console)
     with display as progress:
         async with asyncio.TaskGroup() as tasks:
             skip = progress.skip_problem
             dispatch = Dispatch(problems, plans, writer, commit, tasks, recall, skip)
-            async for done in run_units(dispatch.backlog, site, bound):
+            async for done in run_units(dispatch.backlog, site, bound, ready.keys):
                 await commits.ready()
                 await writer.room()
                 progress.add_unit(done.units, first_units + dispatch.later_units)
                 dispatch.deliver(done)
-    writer.add("stops", stops_table(plans, site.policy_name))
+    writer.add("stops", stops_table(plans, policy.name))
     return progress.tally.failed
 
 
@@ -180,7 +187,7 @@ def admission(recipe: Recipe, policy: str, problems: int) -> Admission:
     work = recipe.work
     return admission_of(
         solutions,
-        replicas=settings.replicas,
+        replicas=settings.most_replicas,
         max_batch=settings.max_batch,
         solutions_per_unit=work.solutions_per_unit,
         tasks=work.units_in_flight,
@@ -223,17 +230,19 @@ def problems_table(good: list[Problem], bad: list[BadProblem]) -> pa.Table:
     return pa.table(columns, schema=PROBLEMS)
 
 
-def _site(recipe: Recipe, spec: ModelSpec, policy: Deployed | None, prm: Deployed | None) -> Site:
+def _site(recipe: Recipe, spec: ModelSpec, ready: Ready) -> Site:
+    policy, prm = ready.policy, ready.prm
+    policy_keys, prm_keys = ready.keys()
     return Site(
         policy_name=spec.name,
-        policy="policy",
-        prm="prm" if prm else "",
+        policy=policy.application if policy else "",
+        prm=prm.application if prm else "",
         policy_parameters=policy.facts.parameters if policy else 0,
         prm_parameters=prm.facts.parameters if prm else 0,
         unit_timeout_s=recipe.work.unit_timeout_s,
         unit_attempts=recipe.work.unit_attempts,
-        policy_keys=policy.keys if policy else ("",),
-        prm_keys=prm.keys if prm else ("",),
+        policy_keys=policy_keys,
+        prm_keys=prm_keys,
     )
 
 

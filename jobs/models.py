@@ -4,7 +4,7 @@ import dataclasses
 
 from actors.prm_families import PRM_FAMILIES
 from actors.prompts import CHAT, PROMPT_STYLES, TEMPLATE, PromptStyle
-from actors.spec import ModelSpec
+from actors.spec import Autoscaling, ModelSpec
 from jobs.recipe_checks import model_folder
 from jobs.settings import ModelSettings, PolicySettings, PRMSettings
 
@@ -35,16 +35,30 @@ def prm_spec(settings: PRMSettings | None) -> ModelSpec | None:
 
 
 def _spec(settings: ModelSettings, name: str) -> ModelSpec:
-    folder = model_folder(settings.model)
+    folder, scaling = model_folder(settings.model), _autoscaling(settings)
     return ModelSpec(
         name=name,
         model=str(folder or settings.model),
         engine=settings.engine,
         dtype=settings.dtype or "float64",
-        replicas=settings.replicas,
+        replicas=max(1, scaling.least) if scaling else settings.replicas,
         gpus_per_replica=settings.gpus_per_replica,
         cpus_per_replica=settings.cpus_per_replica,
         max_ongoing_requests=settings.max_ongoing_requests,
         max_batch=settings.max_batch,
         options=dict(settings.options),
+        autoscaling=scaling,
+    )
+
+
+def _autoscaling(settings: ModelSettings) -> Autoscaling | None:
+    asked = settings.autoscaling
+    if asked is None:
+        return None
+    return Autoscaling(
+        asked.min,
+        asked.max,
+        asked.target or settings.max_batch,
+        asked.upscale_delay_s,
+        asked.downscale_delay_s,
     )

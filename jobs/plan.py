@@ -26,7 +26,7 @@ from search.problem import Problem
 from search.strategies.compute_optimal_tts import RETRIES
 
 UNKNOWN = "unknown"
-# One core is left for work units, as cluster/deploy.py asks for.
+# One core is left for work units, as cluster/capacity.py asks for.
 CORES_FOR_UNITS = 1
 KNOWN_DATA_SETS = {"HuggingFaceH4/MATH-500": 500, "HuggingFaceH4/aime_2024": 30}
 PLAIN_WIDTH = 200
@@ -128,11 +128,11 @@ def _row_count(source: DataSource) -> int | None:
 
 
 def _gpus(model: ModelSettings) -> float:
-    return model.gpus_per_replica * model.replicas
+    return model.gpus_per_replica * model.most_replicas
 
 
 def _cores(model: ModelSettings) -> float:
-    return model.cpus_per_replica * model.replicas
+    return model.cpus_per_replica * model.most_replicas
 
 
 # What is printed

@@ -89,6 +89,7 @@ def _name_complaints(policies: Sequence[PolicySettings]) -> Iterator[str]:
 
 
 def _model_complaints(where: str, settings: ModelSettings) -> Iterator[str]:
+    yield from _scaling_complaints(where, settings)
     model = settings.model
     if settings.engine == "fake" or not _names_folder(model):
         return
@@ -97,6 +98,16 @@ def _model_complaints(where: str, settings: ModelSettings) -> Iterator[str]:
         yield f"{where}.model: there is no folder {model!r}{_nearest_folder(model)}"
     elif not (folder / "config.json").is_file():
         yield f"{where}.model: {model!r} has no config.json: give the folder of a checkpoint"
+
+
+def _scaling_complaints(where: str, settings: ModelSettings) -> Iterator[str]:
+    scaling = settings.autoscaling
+    if scaling is None:
+        return
+    if scaling.min > scaling.max:
+        yield f"{where}.autoscaling.min={scaling.min} is above max={scaling.max}: lower it"
+    if settings.replicas != 1:
+        yield f"{where}.replicas={settings.replicas} says what autoscaling decides: remove it"
 
 
 def _names_folder(model: str) -> bool:

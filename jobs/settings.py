@@ -56,6 +56,22 @@ class TimingSettings(Section):
     prompt_token_s: float = Field(default=0, ge=0, description="Each token that is only read")
 
 
+class AutoscalingSettings(Section):
+    """How the number of a model's replicas follows its work."""
+
+    min: int = Field(default=1, ge=0, description="Replicas when there is nothing to do")
+    max: PositiveInt = Field(description="Replicas at most")
+    target: PositiveFloat | None = optional(
+        "Sequences under way in a replica; with more there are more replicas; max_batch if null"
+    )
+    upscale_delay_s: float = Field(
+        default=10.0, ge=0, le=1e6, description="Seconds for which more must have been wanted"
+    )
+    downscale_delay_s: float = Field(
+        default=60.0, ge=0, le=1e6, description="Seconds for which fewer must have been wanted"
+    )
+
+
 class ModelSettings(Section):
     """A model and the Serve deployment that answers for it."""
 
@@ -68,6 +84,9 @@ class ModelSettings(Section):
     )
     replicas: PositiveInt = Field(
         default=1, description="Copies of the model, each with its own batch"
+    )
+    autoscaling: AutoscalingSettings | None = optional(
+        "Replicas that come and go with the work, instead of a fixed number"
     )
     gpus_per_replica: float = Field(
         default=0, ge=0, description="GPUs of one replica; 0 runs on the CPU"
@@ -83,6 +102,11 @@ class ModelSettings(Section):
         default_factory=dict, description="Passed on to the engine as they are"
     )
     timing: TimingSettings | None = optional("Measured speed, for plans; from the GPU type if null")
+
+    @property
+    def most_replicas(self) -> int:
+        """How many there are at most."""
+        return self.autoscaling.max if self.autoscaling else self.replicas
 
 
 class ThinkingSettings(Section):
@@ -324,6 +348,12 @@ class ClusterSettings(Section):
     """The machines a run is planned for."""
 
     gpu_memory_gib: PositiveFloat | None = optional("Memory of one GPU; 80 is assumed if null")
+    autoscales: bool = Field(
+        default=False, description="Whether machines are added when replicas wait for room"
+    )
+    machines_timeout_s: Seconds = Field(
+        default=1800.0, description="Seconds to wait for machines that are added"
+    )
 
 
 class DifficultySettings(Section):

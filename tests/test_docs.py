@@ -21,6 +21,7 @@ from jobs.results import RunRecord
 from jobs.routed_settings import RoutedSettings
 from jobs.settings import (
     AllocationSettings,
+    AutoscalingSettings,
     ClusterSettings,
     DifficultySettings,
     LimitSettings,
@@ -60,6 +61,7 @@ SECTIONS: dict[str, tuple[type[BaseModel], type[BaseModel]]] = {
     "The recipe": (Recipe, BaseModel),
     "`data`": (DataSource, BaseModel),
     "Keys of every model": (ModelSettings, BaseModel),
+    "`autoscaling`": (AutoscalingSettings, BaseModel),
     "`timing`": (TimingSettings, BaseModel),
     "`policies`": (PolicySettings, ModelSettings),
     "`thinking`": (ThinkingSettings, BaseModel),

@@ -9,8 +9,9 @@ import pytest
 from test_cluster import recipe, run
 
 from actors.spec import ModelSpec
+from cluster.capacity import check_capacity
 from cluster.connect import connected
-from cluster.deploy import check_capacity, deployed
+from cluster.deploy import deployed
 from search.errors import ClusterError
 
 pytestmark = [

@@ -1,0 +1,100 @@
+"""Waiting for the replicas of a Serve application: for the first one, and a little for the others.
+
+Invariant: a run starts when it can, with the replicas that have found machines by then; the others
+join it when they come (cluster/deploy.py).
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from cluster.sharing import Use
+from search.errors import one_line
+
+# When the first replica is ready the others are waited for this long.
+OTHERS_WAIT_S = 20.0
+LOOK_INTERVAL_S, SAID_INTERVAL_S = 0.1, 30.0
+# Those of a machine that is about to leave answer until others have taken their place.
+ANSWERING = ("RUNNING", "PENDING_MIGRATION")
+log = logging.getLogger("branchwise")
+
+
+@dataclass(slots=True)
+class Patience:
+    """How long replicas are waited for, and what is said meanwhile.
+
+    machines_timeout_s: until the first one is ready; None waits as long as it takes.
+    """
+
+    what: str
+    machines_timeout_s: float | None
+    _begun_s: float = field(default_factory=time.monotonic)
+    _said_s: float = field(default_factory=time.monotonic)
+
+    def wait_on(self, wanted: int, why: str) -> None:
+        """Called while none is ready; raises TimeoutError when that has been so for too long."""
+        waited_s = time.monotonic() - self._begun_s
+        if self.machines_timeout_s is not None and waited_s > self.machines_timeout_s:
+            raise TimeoutError(
+                f"none of {wanted} replicas found a machine within "
+                f"cluster.machines_timeout_s = {self.machines_timeout_s:g}: {why or 'no reason'}"
+            )
+        if time.monotonic() - self._said_s > SAID_INTERVAL_S:
+            self._said_s = time.monotonic()
+            log.info("waiting for %s for %.0f s: %s", self.what, waited_s, why or "it is loading")
+
+
+async def first_ready(
+    application: str,
+    wanted: int,
+    use: Use,
+    deploy: Callable[[], Awaitable[None]],
+    patience: Patience,
+) -> int:
+    """How many replicas are ready, at least one; deploys the application if that is for this run.
+
+    Raises RuntimeError if it cannot start, and TimeoutError as `Patience` does.
+    """
+    since_s: float | None = None
+    while True:
+        state = await _state(application)
+        if await use.deploys(state is not None):
+            await deploy()
+            continue
+        running = _ready(state) if state else 0
+        if running:
+            since_s = since_s or time.monotonic()
+            if running >= wanted or time.monotonic() - since_s > OTHERS_WAIT_S:
+                return running
+        else:
+            patience.wait_on(wanted, _why(state) if state else "another run deploys it")
+        await asyncio.sleep(LOOK_INTERVAL_S)
+
+
+async def ready_replicas(application: str) -> int:
+    """How many replicas answer now."""
+    state = await _state(application)
+    return _ready(state) if state else 0
+
+
+async def _state(application: str) -> Any:
+    """Serve's status of an application; None if there is none."""
+    from ray import serve
+
+    state = (await asyncio.to_thread(serve.status)).applications.get(application)
+    if state is not None and state.status == "DEPLOY_FAILED":
+        raise RuntimeError(state.message or _why(state))
+    return state
+
+
+def _ready(state: Any) -> int:
+    counts = (each.replica_states for each in state.deployments.values())
+    return sum(count.get(name, 0) for count in counts for name in ANSWERING)
+
+
+def _why(state: Any) -> str:
+    """What Serve says of replicas that are not ready, such as that no machine has room."""
+    return one_line(" ".join(each.message for each in state.deployments.values() if each.message))

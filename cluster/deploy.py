@@ -13,6 +13,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
+import stamina
+
 from actors.spec import ModelFacts, ModelSpec
 from cluster.readiness import Patience, first_ready, ready_replicas
 from cluster.routing import Keys, keys_of_replicas
@@ -25,6 +27,7 @@ from search.errors import ClusterError
 HEALTH_CHECK_PERIOD_S, HEALTH_CHECK_TIMEOUT_S = 5.0, 10.0
 # A replica that is taken away has nothing to finish: its searches are over, or lost.
 LAST_REQUESTS_S = 0.1
+STARTS_OF_SERVE = 5
 FOLLOW_INTERVAL_S, LONGEST_LOOK_S = 2.0, 10.0
 # Models are deployed side by side, each in a thread, but Serve can be started once.
 _STARTING = threading.Lock()
@@ -140,10 +143,15 @@ def _deploy(name: str, application: Any) -> None:
 
 def _start_serve() -> None:
     from ray import serve
+    from ray.exceptions import ActorAlreadyExistsError
 
+    # Another run on the cluster may start it at this moment.
+    attempts = stamina.retry_context(on=ActorAlreadyExistsError, attempts=STARTS_OF_SERVE)
     with _STARTING:
-        # Nothing calls over HTTP: without a proxy Serve starts faster and takes no port.
-        serve.start(proxy_location="Disabled")
+        for attempt in attempts:
+            with attempt:
+                # Nothing calls over HTTP: without a proxy Serve starts faster and takes no port.
+                serve.start(proxy_location="Disabled")
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
 
 

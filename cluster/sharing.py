@@ -84,14 +84,14 @@ class SharedUse:
             self._renewals.cancel()
         with contextlib.suppress(Exception):
             async with asyncio.timeout(LONGEST_LEAVE_S):
-                await _keeper().leave.remote(self._application, self._run)
+                await keeper().leave.remote(self._application, self._run)
 
     async def deploys(self, is_there: bool) -> bool:
         """If nobody has, and no other run came first."""
         return not is_there and await self._renew()
 
     async def _renew(self) -> bool:
-        return bool(await _keeper().renew.remote(self._application, self._run))
+        return bool(await keeper().renew.remote(self._application, self._run))
 
     async def _keep_renewing(self) -> None:
         while True:
@@ -103,8 +103,9 @@ class SharedUse:
 class Uses:
     """Which runs use which applications, by when they were last heard of; knows no Ray."""
 
-    def __init__(self) -> None:
+    def __init__(self, use_s: float = USE_S) -> None:
         self._heard: dict[str, dict[str, float]] = {}
+        self._use_s = use_s
 
     def renew(self, application: str, run: str, now_s: float) -> bool:
         """Notes a use; says whether this run is the one that uses it for the longest time."""
@@ -126,15 +127,15 @@ class Uses:
             (application, run)
             for application, runs in self._heard.items()
             for run, heard_s in runs.items()
-            if now_s - heard_s > USE_S
+            if now_s - heard_s > self._use_s
         ]
 
 
 class Keeper:
-    """The actor: removes what no run uses."""
+    """The actor: removes what no run uses. use_s: how long a run may be silent."""
 
-    def __init__(self) -> None:
-        self._uses, self._removing = Uses(), asyncio.Lock()
+    def __init__(self, use_s: float = USE_S) -> None:
+        self._uses, self._removing = Uses(use_s), asyncio.Lock()
         self._watch: asyncio.Task[None] | None = None
 
     async def renew(self, application: str, run: str) -> bool:
@@ -173,7 +174,8 @@ def code_digest() -> str:
     return digest.hexdigest()
 
 
-def _keeper() -> Any:
+def keeper(use_s: float = USE_S) -> Any:
+    """The cluster's keeper, started if there is none."""
     import ray
 
     return (
@@ -187,7 +189,7 @@ def _keeper() -> Any:
             max_restarts=-1,
             resources=HEAD,
         )
-        .remote()
+        .remote(use_s)
     )
 
 

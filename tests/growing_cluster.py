@@ -17,6 +17,17 @@ import yaml
 
 IDLE_MINUTES = 0.1
 HEAD = "ray.head.default"
+NOTHING = [
+    "head_setup_commands",
+    "worker_setup_commands",
+    "setup_commands",
+    "initialization_commands",
+    "head_start_ray_commands",
+    "worker_start_ray_commands",
+    "cluster_synced_files",
+    "rsync_exclude",
+    "rsync_filter",
+]
 
 
 @contextlib.contextmanager
@@ -52,13 +63,9 @@ def _config(address: str, head_cpus: int, machines: dict[str, Any]) -> dict[str,
         "provider": provider,
         "available_node_types": machines | {HEAD: head},
         "head_node_type": HEAD,
-        **dict.fromkeys(("head_setup_commands", "worker_setup_commands", "setup_commands"), []),
-        **dict.fromkeys(("initialization_commands", "cluster_synced_files"), []),
-        **dict.fromkeys(("head_start_ray_commands", "worker_start_ray_commands"), []),
         "auth": {},
         "file_mounts": {},
-        "rsync_exclude": [],
-        "rsync_filter": [],
+        **{key: [] for key in NOTHING},
     }
 
 

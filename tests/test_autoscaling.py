@@ -1,4 +1,4 @@
-"""Real autoscalers: machines and replicas come while there is work, and leave when there is none."""
+"""Real autoscalers: machines and replicas come while there is work, and leave after it."""
 
 import threading
 from collections.abc import Iterator
@@ -47,8 +47,7 @@ def growing(folder: Path, **cluster: Any) -> dict[str, Any]:
     [policy] = document["policies"]
     options = policy["options"] | SLOW
     document["policies"] = [
-        policy
-        | {"gpus_per_replica": 1, "max_batch": 8, "autoscaling": scaling, "options": options}
+        policy | {"gpus_per_replica": 1, "max_batch": 8, "autoscaling": scaling, "options": options}
     ]
     return document
 

@@ -180,7 +180,7 @@ def test_replicas_of_a_machine_that_is_about_to_leave_still_answer(
 
 
 def test_machines_that_do_not_come_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(TimeoutError, match="none of 2 replicas .* no machine has room"):
+    with pytest.raises(TimeoutError, match=r"none of 2 replicas .* no machine has room"):
         ready(monkeypatch, Serve({"STARTING": 2}), wanted=2, timeout_s=0.0)
 
 

@@ -92,6 +92,13 @@ def _lose_node(at: Strike) -> None:
     at.running.world.lose(_busy_node(at))
 
 
+def _spot_notice(at: Strike) -> None:
+    """A node on which work units are running is told to leave, and is lost when its time is up."""
+    node = _busy_node(at)
+    at.running.world.drain(node, at.lasts_s)
+    _later(at, lambda: at.running.world.lose(node))
+
+
 def _busy_node(at: Strike) -> psutil.Process:
     def busy() -> list[psutil.Process]:
         nodes = at.running.world.nodes()[1:]
@@ -215,6 +222,7 @@ def may_mount() -> bool:
 FAULTS = (
     Fault("worker process killed", _kill(WORK_UNIT)),
     Fault("node lost", _lose_node),
+    Fault("node leaves after a notice", _spot_notice),
     Fault("policy replica killed", _kill_busy("policy", POLICY)),
     Fault("PRM replica killed", _kill_busy("prm", PRM)),
     Fault("Serve controller killed", _kill(CONTROLLER)),

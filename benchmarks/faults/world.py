@@ -70,6 +70,15 @@ class World:
         for node in [each for each in self.cluster.worker_nodes if raylet_of(each) == raylet]:
             self.cluster.remove_node(node, allow_graceful=False)
 
+    def drain(self, raylet: psutil.Process, seconds: float) -> None:
+        """Tells Ray that a node will be gone then, as a cloud tells of a spot machine."""
+        [node] = [each for each in self.cluster.worker_nodes if raylet_of(each) == raylet]
+        command = [sys.executable, "-m", "ray.scripts.scripts", "drain-node"]
+        command += ["--address", self.address, "--node-id", node.node_id]
+        command += ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot"]
+        command += ["--deadline-remaining-seconds", str(max(1, round(seconds)))]
+        subprocess.run(command, check=True, capture_output=True)
+
     def restore(self) -> None:
         """Adds nodes until there are as many as at the start."""
         while len(self.cluster.worker_nodes) < NODES:

@@ -1,0 +1,101 @@
+"""Real Ray: runs on one cluster use the same models, which leave with the last one."""
+
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from test_cluster import recipe
+
+from cluster.repository import REPOSITORY
+from jobs.results import Run, load_run
+
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.usefixtures("no_ray_token"),
+    pytest.mark.timeout(300),
+    # Ray and Serve leave sockets and loops to the garbage collector.
+    pytest.mark.filterwarnings("ignore"),
+]
+
+SILENCE_S = 12.0
+# Long enough that the runs overlap, however slowly the second one starts.
+SLOW = {"iteration_s": 0.02, "mean_steps": 6, "step_tokens": 40.0}
+PATIENCE, LOOK_S = 240, 0.25
+
+
+@pytest.fixture(scope="module")
+def cluster(no_ray_token: None) -> Iterator[str]:
+    """A cluster whose keeper takes runs for gone that are silent for some seconds."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    from cluster.connect import connected
+    from cluster.sharing import keeper
+
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 4})
+    with connected(nodes.address):
+        ray.get(keeper(SILENCE_S).renew.remote("nothing", "nobody"))
+    yield nodes.address
+    nodes.shutdown()
+
+
+def start(folder: Path, name: str, address: str, problems: int = 4) -> "subprocess.Popen[str]":
+    """A driver in a process of its own, which writes its run below `folder/name`."""
+    document: dict[str, Any] = recipe(folder / name, name=name, work={"solutions_per_unit": 8})
+    document["data"] |= {"size": problems, "seed": len(name)}
+    document["searches"] = [{"strategy": "best_of_n", "n": 16}]
+    document["policies"][0] |= {"max_batch": 16}
+    document["policies"][0]["options"] |= SLOW
+    file = folder / f"{name}.yaml"
+    file.write_text(yaml.safe_dump(document))
+    command = [sys.executable, "-m", "jobs", "run", str(file), "--address", address]
+    log = (folder / f"{name}.log").open("w")
+    return subprocess.Popen(command, cwd=REPOSITORY, stdout=log, stderr=log, text=True)
+
+
+def result(folder: Path, name: str) -> Run:
+    [found] = (folder / name).iterdir()
+    return load_run(found)
+
+
+def applications(address: str) -> set[str]:
+    from ray import serve
+
+    from cluster.connect import connected
+
+    with connected(address):
+        return set(serve.status().applications)
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    """Looks for as long as a slow machine may need."""
+    look = threading.Event()
+    for _ in range(int(PATIENCE / LOOK_S)):
+        if is_so():
+            return
+        look.wait(LOOK_S)
+    raise TimeoutError("it did not come about")
+
+
+def test_runs_at_once_share_their_models(cluster: str, tmp_path: Path) -> None:
+    first, second = (start(tmp_path, name, cluster) for name in ("first", "second"))
+    assert [first.wait(), second.wait()] == [0, 0], (tmp_path / "second.log").read_text()
+    runs = [result(tmp_path, name) for name in ("first", "second")]
+    one, two = (set(run.units["policy_replica"].to_pylist()) for run in runs)
+    assert one == two != {""}
+    assert all(set(run.units["status"].to_pylist()) == {"done"} for run in runs)
+    assert applications(cluster) == set()
+
+
+def test_models_of_a_killed_run_leave_too(cluster: str, tmp_path: Path) -> None:
+    killed = start(tmp_path, "killed", cluster, problems=100)
+    wait_until(lambda: bool(list((tmp_path / "killed").glob("*/commits/*"))))
+    killed.kill()
+    killed.wait()
+    assert len(applications(cluster)) == 2
+    wait_until(lambda: applications(cluster) == set())

@@ -17,17 +17,9 @@ import yaml
 
 IDLE_MINUTES = 0.1
 HEAD = "ray.head.default"
-NOTHING = [
-    "head_setup_commands",
-    "worker_setup_commands",
-    "setup_commands",
-    "initialization_commands",
-    "head_start_ray_commands",
-    "worker_start_ray_commands",
-    "cluster_synced_files",
-    "rsync_exclude",
-    "rsync_filter",
-]
+PHASES = ("head_setup", "worker_setup", "setup", "initialization")
+NOTHING = [*(f"{phase}_commands" for phase in PHASES), "cluster_synced_files"]
+NOTHING += ["head_start_ray_commands", "worker_start_ray_commands", "rsync_exclude", "rsync_filter"]
 
 
 @contextlib.contextmanager

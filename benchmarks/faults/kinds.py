@@ -93,10 +93,15 @@ def _lose_node(at: Strike) -> None:
 
 
 def _spot_notice(at: Strike) -> None:
-    """A node on which work units are running is told to leave, and is lost when its time is up."""
-    node = _busy_node(at)
-    at.running.world.drain(node, at.lasts_s)
-    _later(at, lambda: at.running.world.lose(node))
+    """A node on which work units are running is told to leave; another one comes when it has."""
+    node, world = _busy_node(at), at.running.world
+    world.drain(node, at.lasts_s)
+
+    def leave() -> None:
+        world.lose(node)
+        world.restore()
+
+    _later(at, leave)
 
 
 def _busy_node(at: Strike) -> psutil.Process:

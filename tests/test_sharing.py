@@ -1,5 +1,7 @@
 """Real Ray: runs on one cluster use the same models, which leave with the last one."""
 
+import asyncio
+import contextlib
 import subprocess
 import sys
 import threading
@@ -11,6 +13,8 @@ import pytest
 import yaml
 from test_cluster import recipe
 
+from actors.spec import ModelSpec
+from cluster.deploy import Deployed, deployed
 from cluster.repository import REPOSITORY
 from jobs.results import Run, load_run
 
@@ -99,3 +103,42 @@ def test_models_of_a_killed_run_leave_too(cluster: str, tmp_path: Path) -> None:
     killed.wait()
     assert len(applications(cluster)) == 2
     wait_until(lambda: applications(cluster) == set())
+
+
+async def answering(model: Deployed) -> set[str]:
+    """The replicas that the model's keys lead to now."""
+    from ray import serve
+
+    handle = serve.get_app_handle(model.application)
+    facts = [await handle.options(session_id=key).facts.remote() for key in model.keys]
+    return {each.replica for each in facts}
+
+
+async def replaced() -> tuple[set[str], set[str]]:
+    """The replicas with keys before one of them was killed, and when there are two again."""
+    import ray
+
+    spec = ModelSpec("two", "fake", "fake", "float64", replicas=2, cpus_per_replica=0.1)
+    async with deployed("policy", spec) as starting:
+        model = await starting
+        assert model is not None
+        before = await answering(model)
+        name = f"SERVE_REPLICA::policy#PolicyReplica#{min(before)}"
+        ray.kill(ray.get_actor(name, namespace="serve"))
+        for _ in range(int(PATIENCE / LOOK_S)):
+            await asyncio.sleep(LOOK_S)
+            with contextlib.suppress(ray.exceptions.RayError):
+                now = await answering(model)
+                if now != before and len(now) == 2:
+                    break
+        return before, now
+
+
+def test_the_successor_of_a_lost_replica_gets_a_key(cluster: str) -> None:
+    from cluster.connect import connected
+
+    with connected(cluster):
+        before, now = asyncio.run(replaced())
+    assert len(before) == len(now) == 2
+    assert min(before) not in now
+    assert max(before) in now

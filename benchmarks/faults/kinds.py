@@ -93,15 +93,11 @@ def _lose_node(at: Strike) -> None:
 
 
 def _spot_notice(at: Strike) -> None:
-    """A node on which work units are running is told to leave; another one comes when it has."""
+    """A node on which work units are running is told to leave; another one comes meanwhile."""
     node, world = _busy_node(at), at.running.world
     world.drain(node, at.lasts_s)
-
-    def leave() -> None:
-        world.lose(node)
-        world.restore()
-
-    _later(at, leave)
+    world.add_node()
+    _later(at, lambda: world.lose(node))
 
 
 def _busy_node(at: Strike) -> psutil.Process:

@@ -82,7 +82,11 @@ class World:
     def restore(self) -> None:
         """Adds nodes until there are as many as at the start."""
         while len(self.cluster.worker_nodes) < NODES:
-            self.cluster.add_node(num_cpus=NODE_CPUS, object_store_memory=OBJECT_STORE_BYTES)
+            self.add_node()
+
+    def add_node(self) -> None:
+        """One node more; only in the main thread."""
+        self.cluster.add_node(num_cpus=NODE_CPUS, object_store_memory=OBJECT_STORE_BYTES)
 
 
 @contextlib.contextmanager

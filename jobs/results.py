@@ -38,7 +38,10 @@ RECORDED_LIBRARIES = (
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """What run.json holds. Times are ISO 8601 in UTC; `finished_at` is empty until the end."""
+    """What run.json holds. Times are ISO 8601 in UTC; `finished_at` is empty until the end.
+
+    seconds: that processes have worked on it; of the one that works now only when it ends.
+    """
 
     run_id: str
     recipe: dict[str, Any]
@@ -49,13 +52,18 @@ class RunRecord:
     started_at: str
     finished_at: str = ""
     schema_version: str = SCHEMA_VERSION
+    seconds: float = 0.0
 
 
-def new_record(name: str, recipe: dict[str, Any], digest: str) -> RunRecord:
-    """The record of a run that starts now."""
+# What the record of an older run may lack.
+LATER_KEYS = ("seconds",)
+
+
+def new_record(name: str, recipe: dict[str, Any], digest: str, run_id: str = "") -> RunRecord:
+    """The record of a run that starts now. run_id: its name if it was given one."""
     now = datetime.now(UTC)
     return RunRecord(
-        run_id=f"{name}-{now:%Y%m%d-%H%M%S}",
+        run_id=run_id or f"{name}-{now:%Y%m%d-%H%M%S}",
         recipe=recipe,
         recipe_digest=digest,
         seeds={"run": recipe["seed"]},
@@ -89,6 +97,7 @@ class Run:
     samples: pa.Table
     units: pa.Table
     routes: pa.Table
+    runs: pa.Table
     stops: pa.Table
 
 

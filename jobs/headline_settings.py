@@ -41,6 +41,6 @@ class RegressionSettings(Section):
     )
     max_slowdown: PositiveFloat | None = Field(
         default=None,
-        lt=1,
+        le=1,
         description="Share of policy tokens a second that may be lost; not looked at if null",
     )

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from jobs.nights import partitions_of
-from jobs.results import RECORD, load_record
+from jobs.results import RECORD, load_record, partitions_of
 from jobs.run_rows import load_run_row
 from jobs.storage import Storage, Where, folder_to_read
 from search.config import COMPUTE_OPTIMAL

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 _COLOUR, _RECIPE, _VERSIONS = "#0072B2", "#D55E00", "0.45"
 _COST = {"usd": "USD a problem", "flops": "FLOPs a problem", "tokens": "tokens a problem"}
 _NAN = float("nan")
+# So many dates fit below the figure, each with its year.
+_EACH_NAMED = 6
 
 
 def draw_history(nights: Sequence[Night], png: Path, svg: Path) -> None:
@@ -78,7 +80,7 @@ def _draw_values(
         places: Any = [night.time for night in stretch]
         drawn = [_NAN if (v := known[night.date]) is None else v for night in stretch]
         axis.plot(places, drawn, color=_COLOUR, marker="o", markersize=4)
-    axis.set_ylim(bottom=0)
+    axis.set_ylim(0, 1.1 * max((value for value in values if value), default=1.0))
     axis.set_ylabel(label)
 
 
@@ -112,19 +114,28 @@ def _mark_changes(axes: list["Axes"], nights: Sequence[Night]) -> None:
 
 
 def _label_dates(axes: list["Axes"], nights: Sequence[Night]) -> None:
-    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
-
     for axis in axes:
         axis.grid(axis="y", color="0.9", linewidth=0.8)
         axis.set_axisbelow(True)
-        locator = AutoDateLocator(minticks=3, maxticks=9)  # type: ignore[no-untyped-call]
-        axis.xaxis.set_major_locator(locator)
-        axis.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
-    if nights:
-        first, last = nights[0].time, nights[-1].time
-        room = max(timedelta(hours=18), (last - first) * 0.03)
-        sides: Any = (first - room, last + room)
-        axes[0].set_xlim(*sides)
+    if not nights:
+        return
+    first, last = nights[0].time, nights[-1].time
+    room = max(timedelta(hours=18), (last - first) * 0.03)
+    sides: Any = (first - room, last + room)
+    axes[0].set_xlim(*sides)
+    if len(nights) <= _EACH_NAMED:
+        places: Any = [night.time for night in nights]
+        axes[-1].set_xticks(places, [night.date for night in nights])
+    else:
+        _tick_by_time(axes[-1])
+
+
+def _tick_by_time(axis: "Axes") -> None:
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+
+    locator: Any = AutoDateLocator(minticks=3, maxticks=9)  # type: ignore[no-untyped-call]
+    axis.xaxis.set_major_locator(locator)
+    axis.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
 
 
 def _share(night: Night, name: str) -> float:

@@ -6,7 +6,7 @@ Invariant: a partition is looked at, never changed, on behalf of another one.
 import logging
 
 from jobs.partitions import KEY, RunName, date_of
-from jobs.results import RECORD, load_record
+from jobs.results import RECORD, load_record, partitions_of
 from jobs.storage import Storage
 from jobs.writer_lease import WriterLease
 from search.errors import RecipeError, StillRunningError, StorageError
@@ -26,12 +26,6 @@ def checked_home(runs: Storage, name: RunName) -> Storage:
     if not name.date and any(map(date_of, home.names())):
         raise RecipeError(f"{home.where} holds partitions by date: give --as another name")
     return runs.child(name.run_id)
-
-
-def partitions_of(home: Storage) -> dict[str, Storage]:
-    """The folders of all partitions, by their date, in order."""
-    found = {date_of(name): home.child(name) for name in home.names()}
-    return {date: found[date] for date in sorted(found) if date}
 
 
 def unfinished_before(runs: Storage, name: RunName) -> dict[str, Storage]:

@@ -127,8 +127,10 @@ def _cost_table(found: Comparison) -> Table:
 
 
 def _notes(found: Comparison, shown: int) -> Iterator[str]:
-    yield "* the interval of the paired differences excludes zero; of 20 rows without any "
-    yield "  difference one is marked by chance. Ratios: second over first, same problems."
+    yield (
+        "* the interval of the paired differences excludes zero; of 20 rows without any "
+        "difference one is marked by chance. Ratios: second over first, same problems."
+    )
     hidden = len(found.searches) - shown
     if hidden > 0:
         yield f"{hidden} more rows, of other votes and reductions: --all, or --to FILE.csv"

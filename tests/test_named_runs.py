@@ -20,9 +20,13 @@ from test_resume import put_claim, waiting_row
 
 import jobs.cli
 from jobs.driver import RunOutcome
+from jobs.history import nights_at
+from jobs.history_files import NAMES, write_history
 from jobs.nights import unfinished_before
 from jobs.partitions import RunName, checked_date, chosen_name, date_of
 from jobs.recipe import parse_recipe
+from jobs.regression import judge_recorded
+from jobs.results import load_partitions
 from jobs.run_folders import OpenRun, open_run
 from jobs.scheduled import Start, run_to_exit_code
 from jobs.settings import Recipe
@@ -297,6 +301,18 @@ def test_a_night_on_a_store_that_is_still_going_is_left_alone(
             open_run(recipe, name=night(day))
     other.__exit__()
     assert s3.files("bucket/going") == []
+
+
+def test_nights_on_a_store_are_read_and_judged(s3: S3Server) -> None:
+    runs = storage_at(s3.uri("bucket/judged"))
+    for day, shares in zip(DAYS, (GOOD, GOOD, BAD), strict=True):
+        write_night(runs, day, shares)
+    home = s3.uri("bucket/judged/small")
+    assert load_partitions(home, "runs")["date"].to_pylist() == list(DAYS)
+    assert judge_recorded(nights_at(home)).is_worse
+    written = write_history(nights_at(home), home)
+    assert [storage_at(home).has(name) for name in NAMES] == [True] * 3
+    assert written[0] == s3.uri("bucket/judged/small/history.png")
 
 
 @pytest.mark.parametrize("where", ["here", "store"])

@@ -7,10 +7,19 @@ from typing import Annotated
 
 import typer
 
-from search.errors import BranchwiseError, RecipeError, first_cause, one_line
+from jobs import cli_history
+from search.errors import (
+    BranchwiseError,
+    RecipeError,
+    StillRunningError,
+    first_cause,
+    one_line,
+)
 
 EXIT_REFUSED = 2
 EXIT_PARTIAL = 1
+# EX_TEMPFAIL of sysexits.h: somebody else is at it, which a scheduler may take for fine.
+EXIT_STILL_RUNNING = 75
 EXIT_INTERRUPTED = 130
 
 RecipeFile = Annotated[Path, typer.Argument(help="A recipe, such as jobs/recipes/demo.yaml.")]
@@ -23,6 +32,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(cli_history.app)
 
 
 @app.command()
@@ -39,26 +49,40 @@ def run(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="A new run, even if one is not finished.")
     ] = False,
+    run_id: Annotated[
+        str | None, typer.Option("--as", help="Name of the run: begun, continued, or done already.")
+    ] = None,
+    date: Annotated[
+        str | None,
+        typer.Option(help="Its partition: today (UTC), YYYY-MM-DD or YYYY-MM-DDTHH; done once."),
+    ] = None,
+    also_if_running: Annotated[
+        bool, typer.Option("--also-if-running", help="Even while an earlier date is running.")
+    ] = False,
+    catch_up: Annotated[
+        bool, typer.Option("--catch-up", help="First finish earlier dates that were given up.")
+    ] = False,
 ) -> None:
     """Run a recipe: search, grade, write tables and the report.
 
-    A run of the recipe that was not finished is continued.
+    A run of the recipe that was not finished is continued. Exit codes are in docs/nightly.md.
     """
+    from jobs.partitions import chosen_name
     from jobs.recipe import load_recipe
 
     checked = load_recipe(recipe, overrides or [])
+    name = chosen_name(checked.name, run_id, date, into, fresh)
+    if (also_if_running or catch_up) and not (name and name.date):
+        raise RecipeError("--also-if-running and --catch-up are for runs with --date: give one")
     from rich.console import Console
 
-    from jobs.driver import run_recipe
-    from jobs.report import report_at
-    from jobs.summary import print_summary
+    from jobs.scheduled import Start, run_to_exit_code
 
-    console = Console()
-    outcome = run_recipe(checked, address, console, into=into, fresh=fresh)
-    files = report_at([outcome.place], outcome.place)
-    print_summary(outcome, files, console)
-    if outcome.failed_units or outcome.bad_problems:
-        raise typer.Exit(EXIT_PARTIAL)
+    start = Start(
+        name=name, into=into, fresh=fresh, also_if_running=also_if_running, catch_up=catch_up
+    )
+    if code := run_to_exit_code(checked, address, start, Console()):
+        raise typer.Exit(code)
 
 
 @app.command()
@@ -266,5 +290,8 @@ def main() -> None:
         cause = first_cause(error)
         if not isinstance(cause, BranchwiseError):
             raise
+        if isinstance(cause, StillRunningError):
+            print(f"left alone: {one_line(cause)}", file=sys.stderr)
+            sys.exit(EXIT_STILL_RUNNING)
         print(f"error: {one_line(cause)}", file=sys.stderr)
         sys.exit(EXIT_REFUSED)

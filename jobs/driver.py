@@ -15,6 +15,7 @@ import pyarrow as pa
 from rich.console import Console
 
 from actors.spec import ModelSpec
+from cluster.accelerators import gpu_names
 from cluster.admission import Admission, admission_of
 from cluster.capacity import check_capacity, uses_gpus
 from cluster.connect import connected
@@ -27,6 +28,7 @@ from jobs.dispatch import Dispatch
 from jobs.fit import check_fit
 from jobs.grading import Graders
 from jobs.models import policy_spec, prm_spec
+from jobs.partitions import RunName
 from jobs.plan_searches import routed_solutions, search_plans, stops_table
 from jobs.progress import ProgressDisplay
 from jobs.recall import PolicyRecall, Recall
@@ -34,7 +36,8 @@ from jobs.results import load_table, table_parts, write_table
 from jobs.routed_checks import check_overlap
 from jobs.routes_rows import routes_rows
 from jobs.routes_table import routed_answers
-from jobs.run_folders import OpenRun, open_run
+from jobs.run_folders import OpenRun, check_named, open_run
+from jobs.run_rows import write_run_row
 from jobs.run_tables import of_recipe, write_parts, write_tables
 from jobs.run_writer import RunWriter
 from jobs.samples import SAMPLE_COLUMNS, samples_in_parts
@@ -70,15 +73,20 @@ def run_recipe(
     *,
     into: str | None = None,
     fresh: bool = False,
+    name: RunName | None = None,
+    also_if_running: bool = False,
 ) -> RunOutcome:
     """Runs a recipe, or what is missing of it, and returns its folder.
 
-    into, fresh: see `jobs.run_folders.open_run`. Raises BranchwiseError if it cannot start.
+    into, fresh, name, also_if_running: see `jobs.run_folders.open_run`. Raises BranchwiseError if
+    it cannot start.
     """
+    if name is not None:
+        check_named(recipe, name)
     check_fit(recipe)
     loaded = load_problems(recipe.data)
     check_overlap(recipe, [row for row in loaded if isinstance(row, Problem)])
-    with open_run(recipe, into, fresh) as run:
+    with open_run(recipe, into, fresh, name, also_if_running) as run:
         return asyncio.run(_run(recipe, run, address, loaded, console))
 
 
@@ -96,17 +104,20 @@ async def _run(
     write_table(run.folder, "problems", problems_table(searched.problems, searched.bad))
     write_tables(run.log, run.folder, of_recipe(recipe))
     _write_answers(run.folder, searched.problems, recipe)
-    run.finish()
+    ended = run.ended()
+    write_run_row(run.folder, ended, recipe, searched.gpus)
+    run.finish(ended)
     return RunOutcome(run.folder, searched.failed_units, len(searched.bad))
 
 
 @dataclass(frozen=True, slots=True)
 class _Searched:
-    """What was searched, and how much could not be."""
+    """What was searched, how much could not be, and the cluster's GPUs as Ray names them."""
 
     problems: list[Problem]
     failed_units: int
     bad: list[BadProblem]
+    gpus: frozenset[str]
 
 
 async def _search_all(
@@ -139,7 +150,8 @@ async def _search_all(
                     failed += await _search(
                         recipe, policy, ready, problems, writer, known, graders, console
                     )
-    return _Searched(problems, failed, bad)
+            gpus = gpu_names() if uses_gpus(policies, prm) else frozenset[str]()
+    return _Searched(problems, failed, bad, gpus)
 
 
 async def _search(

@@ -53,6 +53,15 @@ GPU_TYPES = {
 }
 
 
+# Ray's names of accelerators that are not ours in capitals; its A100 may be either.
+_OF_RAY = {"A100-80G": "a100-80", "A100-40G": "a100-40"}
+
+
+def type_of_accelerator(name: str) -> GPUType | None:
+    """The type that Ray calls by that name; None for one that is not known."""
+    return GPU_TYPES.get(_OF_RAY.get(name, name.lower()))
+
+
 def gpu_type(name: str) -> GPUType:
     """The type of that name, in any case; raises RecipeError for one that is not known."""
     known = GPU_TYPES.get(name.lower())

@@ -30,6 +30,8 @@ FREE = (
     "prm.max_batch",
     "prm.timing*",
     "max_entropy_lambda",
+    "headline.*",
+    "regression*",
 )
 # More of these is more to do, and changes nothing that has been done.
 GROWING = ("data", "policies", "searches")
@@ -44,6 +46,18 @@ def changes(before: Document, now: Document) -> list[str]:
         f"{key}: {_shown(old, key)} -> {_shown(new, key)}"
         for key in keys
         if old.get(key) != new.get(key) and not _is_free(key, old, new, before, now)
+    ]
+
+
+def growth(before: Document, now: Document) -> list[str]:
+    """Keys by which there is more to do than before, or less."""
+    old, new = dict(_flat(before)), dict(_flat(now))
+    return [
+        key
+        for key in sorted({*old, *new})
+        if old.get(key) != new.get(key)
+        and key.partition(".")[0] in GROWING
+        and not any(fnmatch.fnmatchcase(key, pattern) for pattern in FREE)
     ]
 
 

@@ -14,6 +14,7 @@ from jobs.engine_checks import (
     prompt_complaints,
     sharing_complaints,
 )
+from jobs.headline import headline_complaints
 from jobs.routed_checks import routed_complaints
 from jobs.search_checks import rule_complaints
 from jobs.settings import AnySearch, ModelSettings, PolicySettings, Recipe, SearchSettings
@@ -57,6 +58,7 @@ def complaints_about(recipe: Recipe) -> Iterator[str]:
     yield from _repeated_searches(recipe.searches, names)
     yield from _protocol_complaints(recipe)
     yield from _difficulty_complaints(recipe)
+    yield from headline_complaints(recipe)
     plain = [search for search in recipe.searches if isinstance(search, SearchSettings)]
     for place, policy in enumerate(recipe.policies):
         yield from _thinking_complaints(f"policies.{place}.thinking", policy, plain)

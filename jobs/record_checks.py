@@ -12,6 +12,7 @@ _KINDS: dict[str, type] = {
     "started_at": str,
     "finished_at": str,
     "schema_version": str,
+    "seconds": float,
 }
 
 

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster.repository import REPOSITORY
+from jobs.partitions import date_of
 from jobs.record_checks import record_fault
 from jobs.storage import PARQUET, Storage, Where, folder_to_read, storage_at
 from search.errors import StorageError, one_line
@@ -38,7 +39,10 @@ RECORDED_LIBRARIES = (
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """What run.json holds. Times are ISO 8601 in UTC; `finished_at` is empty until the end."""
+    """What run.json holds. Times are ISO 8601 in UTC; `finished_at` is empty until the end.
+
+    seconds: that processes have worked on it; of the one that works now only when it ends.
+    """
 
     run_id: str
     recipe: dict[str, Any]
@@ -49,13 +53,18 @@ class RunRecord:
     started_at: str
     finished_at: str = ""
     schema_version: str = SCHEMA_VERSION
+    seconds: float = 0.0
 
 
-def new_record(name: str, recipe: dict[str, Any], digest: str) -> RunRecord:
-    """The record of a run that starts now."""
+# What the record of an older run may lack.
+LATER_KEYS = ("seconds",)
+
+
+def new_record(name: str, recipe: dict[str, Any], digest: str, run_id: str = "") -> RunRecord:
+    """The record of a run that starts now. run_id: its name if it was given one."""
     now = datetime.now(UTC)
     return RunRecord(
-        run_id=f"{name}-{now:%Y%m%d-%H%M%S}",
+        run_id=run_id or f"{name}-{now:%Y%m%d-%H%M%S}",
         recipe=recipe,
         recipe_digest=digest,
         seeds={"run": recipe["seed"]},
@@ -89,6 +98,7 @@ class Run:
     samples: pa.Table
     units: pa.Table
     routes: pa.Table
+    runs: pa.Table
     stops: pa.Table
 
 
@@ -132,6 +142,29 @@ def load_table(folder: Where, name: str) -> pa.Table:
     table = place.read_parquet(file, lambda parts: parts.read())
     _check_schema(place.called(file), name, table.schema)
     return table
+
+
+def load_partitions(folder: Where, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """One table over all nights of a recipe that have ended, with their `date` as the last column.
+
+    folder: where the partitions are, such as runs/NAME, a path or a URI. columns: None for all.
+    """
+    home, wanted = folder_to_read(folder), list(columns or TABLES[name].names)
+    found = [_of_date(TABLES[name].empty_table().select(wanted), "")]
+    for date, place in partitions_of(home).items():
+        if place.has(f"{name}.parquet") and load_record(place, "finished_at")["finished_at"]:
+            found.append(_of_date(pa.concat_tables(table_parts(place, name, wanted)), date))
+    return pa.concat_tables(found)
+
+
+def partitions_of(home: Storage) -> dict[str, Storage]:
+    """The folders of all partitions, by their date, in order."""
+    found = {date_of(name): home.child(name) for name in home.names()}
+    return {date: found[date] for date in sorted(found) if date}
+
+
+def _of_date(rows: pa.Table, date: str) -> pa.Table:
+    return rows.append_column("date", pa.array([date] * len(rows), pa.string()))
 
 
 def table_parts(folder: Where, name: str, columns: Sequence[str]) -> Iterator[pa.Table]:

@@ -1,25 +1,37 @@
-"""Which folder a run writes to: one of its own, or the one of a run that was not finished.
+"""Which folder a run writes to: its own, that of a run that was not finished, or a named one.
 
 Invariant: a run that was begun with another recipe is never written to, nor one that another
-process is writing to.
+process is writing to, nor one that was named and has ended.
 """
 
 import contextlib
 import json
 import logging
-from dataclasses import asdict, dataclass, fields, replace
+import re
+import time
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from typing import Any, Self
 
+from jobs.commit_log import FOLDER as COMMITS
 from jobs.commit_log import CommitLog
+from jobs.nights import check_nights_before, checked_home
+from jobs.partitions import RunName
 from jobs.recipe import recipe_digest
-from jobs.recipe_changes import changes
-from jobs.results import RECORD, RunRecord, checked_record, library_versions, new_record
+from jobs.recipe_changes import changes, growth
+from jobs.results import (
+    LATER_KEYS,
+    RECORD,
+    RunRecord,
+    checked_record,
+    library_versions,
+    new_record,
+)
 from jobs.settings import Recipe
 from jobs.storage import PATIENCE_S, Storage, folder_to_read
 from jobs.store_uris import shown
 from jobs.writer_lease import WriterLease
-from search.errors import RecipeError, StorageError
+from search.errors import RecipeError, RunEndedError, StorageError
 from search.schemas import SCHEMA_VERSION
 
 _SHOWN = 6
@@ -38,6 +50,7 @@ class OpenRun:
     log: CommitLog
     lease: WriterLease
     _ended: bool = False
+    _begun: float = field(default_factory=time.monotonic)
 
     def __enter__(self) -> Self:
         return self
@@ -47,28 +60,89 @@ class OpenRun:
         if self.log.is_empty and not self._ended and not self.lease.is_lost:
             with contextlib.suppress(StorageError):  # a store that is away keeps an empty run
                 self.folder.at_once.remove()
+        elif not self._ended and not self.lease.is_lost:
+            with contextlib.suppress(StorageError):  # its time is then told by its last commit
+                _write_json(self.folder.at_once, RECORD, asdict(self._worked()))
         self.lease.release()
 
-    def finish(self) -> None:
+    def ended(self) -> RunRecord:
+        """The record of the run, had it ended now."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        return replace(self._worked(), finished_at=now)
+
+    def finish(self, ended: RunRecord | None = None) -> None:
         """Notes that everything that belongs to the run has been written."""
         self.lease.check()
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        _write_json(self.folder, RECORD, asdict(self.record) | {"finished_at": now})
+        _write_json(self.folder, RECORD, asdict(ended or self.ended()))
         self.log.delete()
         self._ended = True
 
+    def _worked(self) -> RunRecord:
+        """The record with the seconds of this process."""
+        seconds = self.record.seconds + time.monotonic() - self._begun
+        return replace(self.record, seconds=round(seconds, 3))
 
-def open_run(recipe: Recipe, into: str | None = None, fresh: bool = False) -> OpenRun:
+
+def open_run(
+    recipe: Recipe,
+    into: str | None = None,
+    fresh: bool = False,
+    name: RunName | None = None,
+    also_if_running: bool = False,
+) -> OpenRun:
     """The folder for a recipe; raises RecipeError or StorageError before anything starts.
 
     into: a run folder to be continued, even if it was finished. fresh: a new one in any case.
+    name: the run to begin or to continue; raises RunEndedError if it has ended, and
+    StillRunningError if another process writes to it or, unless also_if_running, to a partition of
+    an earlier date.
     """
     shareable = recipe.model_copy(update={"runs_folder": shown(recipe.runs_folder)})
     if into is not None:
         return _continued(folder_to_read(into), shareable)
     runs, recipe = folder_to_read(recipe.runs_folder), shareable
+    if name is not None:
+        return _named(runs, name, recipe, also_if_running)
     unfinished = None if fresh else _unfinished(runs, recipe.name)
     return _continued(unfinished, recipe) if unfinished else _new(runs, recipe)
+
+
+def check_named(recipe: Recipe, name: RunName) -> None:
+    """Raises what `open_run` raises for a named run that has ended or had another recipe."""
+    shareable = recipe.model_copy(update={"runs_folder": shown(recipe.runs_folder)})
+    _record_of(checked_home(folder_to_read(recipe.runs_folder), name), name, shareable)
+
+
+def _named(runs: Storage, name: RunName, recipe: Recipe, also_if_running: bool) -> OpenRun:
+    """Looked at before it is claimed, and again: another process may have come first and ended."""
+    folder = checked_home(runs, name)
+    _record_of(folder, name, recipe)
+    lasting = replace(folder, patience_s=PATIENCE_S)
+    lease = WriterLease(lasting).take()
+    try:
+        if name.date and not also_if_running:
+            check_nights_before(runs, name, lease)
+        record = _record_of(folder, name, recipe)
+        _write_json(lasting, RECORD, asdict(record))
+        return OpenRun(lasting, record, CommitLog(lasting, lease.check), lease)
+    except BaseException:
+        lease.release()
+        with contextlib.suppress(StorageError):
+            folder.remove_if_empty()
+        raise
+
+
+def _record_of(folder: Storage, name: RunName, recipe: Recipe) -> RunRecord:
+    """The record with which a named run begins or goes on; raises RunEndedError if it has ended."""
+    if not folder.has(RECORD):
+        document = recipe.model_dump(mode="json")
+        return new_record(recipe.name, document, recipe_digest(recipe), name.run_id)
+    held, record = _record(folder), _continuing(folder, recipe, "give the run another name")
+    if not held["finished_at"]:
+        return record
+    more = growth(held["recipe"], record.recipe)
+    hint = f"; the recipe has another {more[0]} now: --into {folder.where} runs it" if more else ""
+    raise RunEndedError(f"{folder.where} has ended at {held['finished_at']}{hint}")
 
 
 def _new(runs: Storage, recipe: Recipe) -> OpenRun:
@@ -80,6 +154,15 @@ def _new(runs: Storage, recipe: Recipe) -> OpenRun:
 
 
 def _continued(folder: Storage, recipe: Recipe) -> OpenRun:
+    record = _continuing(folder, recipe)
+    log.info("%s is continued", folder.where)
+    return _claimed(folder, record)
+
+
+def _continuing(
+    folder: Storage, recipe: Recipe, otherwise: str = "give --fresh for a new run"
+) -> RunRecord:
+    """The record with which a run goes on; raises RecipeError if the recipe is another one."""
     held = _record(folder)
     document = recipe.model_dump(mode="json")
     found = changes(held["recipe"], document)
@@ -87,21 +170,31 @@ def _continued(folder: Storage, recipe: Recipe) -> OpenRun:
         more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
         raise RecipeError(
             f"{folder.where} was begun with another recipe ({'; '.join(found[:_SHOWN])}{more}): "
-            "run that again, or give --fresh for a new run"
+            f"run that again, or {otherwise}"
         )
     _check_versions(folder, held)
-    record = replace(
-        RunRecord(**held), recipe=document, recipe_digest=recipe_digest(recipe), finished_at=""
-    )
-    log.info("%s is continued", folder.where)
-    return _claimed(folder, record)
+    now = {"recipe": document, "recipe_digest": recipe_digest(recipe), "finished_at": ""}
+    return RunRecord(**held | now | {"seconds": _seconds_before(folder, held)})
+
+
+def _seconds_before(folder: Storage, held: dict[str, Any]) -> float:
+    """Seconds that earlier processes worked on a run; of a killed one up to its last commit.
+
+    Such a process wrote run.json as it began: both times are told by the clock of the store.
+    """
+    seconds = float(held["seconds"])
+    if held["finished_at"]:
+        return seconds
+    begun = folder.written_at().get(RECORD, 0.0)
+    last = max(folder.child(COMMITS).written_at().values(), default=begun)
+    return seconds + max(0.0, last - begun)
 
 
 def _unfinished(runs: Storage, name: str) -> Storage | None:
-    """The newest run of a recipe that has not ended."""
+    """The newest run of a recipe that has not ended; those that were given a name are left out."""
     for run_id in reversed(runs.names()):
         folder = runs.child(run_id)
-        if run_id.startswith(f"{name}-") and folder.has(RECORD):
+        if re.fullmatch(rf"{re.escape(name)}-\d{{8}}-\d{{6}}", run_id) and folder.has(RECORD):
             held = _record(folder)
             if held["recipe"].get("name") == name:
                 return None if held["finished_at"] else folder
@@ -121,9 +214,9 @@ def _claimed(folder: Storage, record: RunRecord) -> OpenRun:
 
 
 def _record(folder: Storage) -> dict[str, Any]:
-    names = [field.name for field in fields(RunRecord)]
+    names = [each.name for each in fields(RunRecord) if each.name not in LATER_KEYS]
     record = checked_record(folder, folder.read(RECORD), names)
-    return {name: record[name] for name in names}
+    return {name: record[name] for name in names} | {"seconds": record.get("seconds", 0.0)}
 
 
 def _check_versions(folder: Storage, held: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ from actors.prm_families import PRM_FAMILIES
 from actors.prompts import CHAT, PROMPT_STYLES
 from jobs.budgets import Budget
 from jobs.data import DataSource, PositiveInt, Section, did_you_mean, optional
+from jobs.headline_settings import HeadlineSettings, RegressionSettings
 from jobs.routed_settings import RoutedSettings
 from search.config import (
     ALLOCATION,
@@ -388,6 +389,12 @@ class Recipe(Section):
     )
     difficulty: DifficultySettings = Field(
         default=DifficultySettings(), description="Bins of problems in the report"
+    )
+    headline: HeadlineSettings = Field(
+        default=HeadlineSettings(), description="The search that stands for the run"
+    )
+    regression: RegressionSettings | None = optional(
+        "When a dated run is worse than those before it; not checked if null"
     )
     limits: LimitSettings = Field(
         default=LimitSettings(), description="Limits of steps and solutions"

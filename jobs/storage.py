@@ -178,12 +178,13 @@ class Storage:
         self._tried("remove", remove)
 
     def remove_if_empty(self) -> None:
-        """Removes the folder itself if nothing is in it; on a store that may be seen as one."""
+        """Removes the folder itself if nothing is in it; on a store a folder's mark stays.
+
+        A store cannot ask and remove in one go: what came in between would go with the folder.
+        """
         if isinstance(self._files, fs.LocalFileSystem):
             with contextlib.suppress(OSError):
                 os.rmdir(self._path)
-        elif not self.names():
-            self.remove()
 
     def _at(self, name: str) -> str:
         return f"{self._path}/{name}"

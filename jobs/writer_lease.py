@@ -30,7 +30,7 @@ from typing import Any, Self
 import psutil
 
 from jobs.storage import Storage
-from search.errors import StorageError
+from search.errors import StillRunningError, StorageError
 
 FOLDER = "writers"
 LEASE_S = 60.0
@@ -108,7 +108,7 @@ class WriterLease:
         return bool(self._taken_by)
 
     def take(self) -> Self:
-        """Claims the folder, and renews that from now on; raises StorageError if another has it.
+        """Claims the folder, and renews that from now on; raises StillRunningError if it is taken.
 
         A store that nothing can be written to is found out here, at once and not after hours.
         """
@@ -133,6 +133,20 @@ class WriterLease:
                 f"{self._folder} was taken over by {self._taken_by} while this process was "
                 f"silent for more than {LEASE_S:.0f} s: leave the run to it"
             )
+
+    def writer_of(self, folder: Storage) -> str:
+        """Who writes to another folder of the same store, in words; "" for nobody.
+
+        Nothing is put up there: the times of its claims are held against that of this one.
+        """
+        claims = folder.child(FOLDER)
+        now, times = _times(self._claims.at_once).get(self._token), _times(claims.at_once)
+        if now is None or not times:
+            return ""
+        silent_s = {token: now - time_s for token, time_s in times.items()}
+        live = self._live(silent_s, claims)
+        first = min(live, key=silent_s.__getitem__, default=None)
+        return "" if first is None else _heard_of(live[first], silent_s[first])
 
     def stop(self) -> None:
         """Ends the renewals; the claim stays."""
@@ -188,11 +202,14 @@ class WriterLease:
                 break
             time.sleep(TURN_S)
         token = min(live, key=lambda each: (not live[each].writes, each))
-        raise StorageError(self._refusal(live[token], silent_s[token]))
+        raise StillRunningError(self._refusal(live[token], silent_s[token]))
 
-    def _live(self, silent_s: Mapping[str, float]) -> dict[str, Claim]:
+    def _live(
+        self, silent_s: Mapping[str, float], claims: Storage | None = None
+    ) -> dict[str, Claim]:
         """The other claims that count. silent_s: how long before this one each was written."""
-        others = {token: _read(self._claims.at_once, token) for token in silent_s}
+        claims = claims or self._claims
+        others = {token: _read(claims.at_once, token) for token in silent_s}
         return {
             token: claim
             for token, claim in others.items()
@@ -207,8 +224,8 @@ class WriterLease:
 
     def _refusal(self, claim: Claim, silent_s: float) -> str:
         line = (
-            f"{self._folder} is being written to by {claim.process}, heard of "
-            f"{max(0.0, silent_s):.0f} s ago: wait for it, or end it"
+            f"{self._folder} is being written to by {_heard_of(claim, silent_s)}: "
+            "wait for it, or end it"
         )
         if claim.process.is_near(self._process):
             return line
@@ -225,6 +242,10 @@ class WriterLease:
         with contextlib.suppress(StorageError):
             self._claims.at_once.delete(_file(self._token))
             self._claims.at_once.remove_if_empty()
+
+
+def _heard_of(claim: Claim, silent_s: float) -> str:
+    return f"{claim.process}, heard of {max(0.0, silent_s):.0f} s ago"
 
 
 def _file(token: str) -> str:

@@ -26,6 +26,14 @@ class StorageError(BranchwiseError):
     """A run folder or table cannot be read or written."""
 
 
+class StillRunningError(StorageError):
+    """Another process is running what was asked for; it is left alone."""
+
+
+class RunEndedError(StorageError):
+    """The run that was named has ended already; nothing was started."""
+
+
 class ClusterError(BranchwiseError):
     """The Ray cluster or a Serve deployment did not do what was asked."""
 

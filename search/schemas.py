@@ -117,6 +117,46 @@ UNITS = _schema(
     ("flops", pa.float64()),
 )
 
+# One row a run: what a night is compared by with the nights before.
+RUNS = _schema(
+    ("run_id", pa.string()),
+    ("recipe", pa.string()),
+    ("partition", pa.string()),
+    ("recipe_digest", pa.string()),
+    ("git_revision", pa.string()),
+    ("versions", pa.string()),
+    ("started_at", pa.string()),
+    ("finished_at", pa.string()),
+    ("seconds", pa.float64()),
+    ("problems", pa.int64()),
+    ("bad_problems", pa.int64()),
+    ("units", pa.int64()),
+    ("failed_units", pa.int64()),
+    ("retries", pa.int64()),
+    ("solutions", pa.int64()),
+    ("generated_policy_tokens", pa.int64()),
+    ("prefix_policy_tokens", pa.int64()),
+    ("discarded_policy_tokens", pa.int64()),
+    ("computed_prm_tokens", pa.int64()),
+    ("minimal_prm_tokens", pa.int64()),
+    ("tokens", pa.int64()),
+    ("flops", pa.float64()),
+    ("policy_tokens_per_second", pa.float64()),
+    ("gpu_type", pa.string()),
+    ("gpu_seconds", pa.float64()),
+    ("usd", pa.float64()),
+    ("policy", pa.string()),
+    ("strategy", pa.string()),
+    ("variant", pa.string()),
+    ("n", pa.int32()),
+    ("branching", pa.int32()),
+    ("reduction", pa.string()),
+    ("vote", pa.string()),
+    ("accuracy", pa.float64()),
+    ("ci_low", pa.float64()),
+    ("ci_high", pa.float64()),
+)
+
 # Not of a run: what `branchwise contamination` writes.
 CONTAMINATION = _schema(
     ("problem_id", pa.string()),
@@ -163,8 +203,8 @@ ROUTES = _schema(
     ("expected_correct", pa.float64()),
 )
 
-# A table that came later without a change to the others: a run without its file has no rows.
-MAY_BE_MISSING = ("routes",)
+# Tables that came later without a change to the others: a run without its file has no rows.
+MAY_BE_MISSING = ("routes", "runs")
 TABLES = {
     "problems": PROBLEMS,
     "nodes": NODES,
@@ -173,6 +213,7 @@ TABLES = {
     "samples": SAMPLES,
     "units": UNITS,
     "routes": ROUTES,
+    "runs": RUNS,
     "stops": STOPS,
 }
 

@@ -86,7 +86,10 @@ def refused_line(answer: Answer) -> str:
 
 # Help and lists
 
-COMMANDS = ("run", "plan", "report", "contamination", "models", "strategies")
+COMMANDS = (
+    *("run", "plan", "report", "contamination", "models", "strategies"),
+    *("compare", "history"),
+)
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["votes", "--help"], []])
@@ -268,6 +271,29 @@ def test_a_missing_data_file_is_one_line(tmp_path: Path) -> None:
     line = refused_line(branchwise("run", path))
     assert f"data.0: there is no file '{tmp_path / 'none.jsonl'}'" in line
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (["--as", "a b"], "--as 'a b' names no run: write letters, digits, '_', '-' and '.'"),
+        (["--date", "friday"], "--date 'friday' is no day: write today, YYYY-MM-DD, or"),
+        (["--date", "today", "--fresh"], "--date and --fresh each name the run: give one of them"),
+        (["--catch-up"], "--also-if-running and --catch-up are for runs with --date: give one"),
+    ],
+)
+def test_a_name_that_cannot_be_is_one_line(
+    tmp_path: Path, options: list[object], line: str
+) -> None:
+    assert line in refused_line(branchwise("run", write_recipe(tmp_path), *options))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_history_or_comparison_of_nothing_is_refused(run_folder: Path, tmp_path: Path) -> None:
+    line = refused_line(branchwise("history", tmp_path))
+    assert line.startswith(f"error: {tmp_path} holds no nights: give the folder with date=...")
+    line = refused_line(branchwise("compare", run_folder, tmp_path))
+    assert line == f"error: {tmp_path} is not a run folder: no readable run.json there"
 
 
 # Errors on the way out

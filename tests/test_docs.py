@@ -16,6 +16,7 @@ from test_results import RUN_ID, synthetic_run
 from jobs.curves import NO_REDUCTION, PASS
 from jobs.data import BadProblem, DataSource, load_problems
 from jobs.grading import Verdict
+from jobs.headline_settings import HeadlineSettings, RegressionSettings
 from jobs.recipe import load_recipe, parse_recipe
 from jobs.results import RunRecord
 from jobs.routed_settings import RoutedSettings
@@ -71,6 +72,8 @@ SECTIONS: dict[str, tuple[type[BaseModel], type[BaseModel]]] = {
     "`allocation`": (AllocationSettings, BaseModel),
     "`difficulty`": (DifficultySettings, BaseModel),
     "`compute_optimal`": (RoutedSettings, BaseModel),
+    "`headline`": (HeadlineSettings, BaseModel),
+    "`regression`": (RegressionSettings, BaseModel),
     "`limits`": (LimitSettings, BaseModel),
     "`sampling`": (SamplingSettings, BaseModel),
     "`work`": (WorkSettings, BaseModel),
@@ -115,7 +118,8 @@ def documented_columns_of(page: str, heading: str) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("name", list(TABLES))
 def test_every_column_is_documented_in_order(name: str) -> None:
-    shared = documented_columns("The columns of a search") if name != "problems" else []
+    has_search = name not in ("problems", "runs")
+    shared = documented_columns("The columns of a search") if has_search else []
     real = [(field.name, re.sub(r"<\w+: ", "<", str(field.type))) for field in TABLES[name]]
     assert shared + documented_columns(f"`{name}`") == real
 

@@ -30,6 +30,7 @@ from jobs.results import (
     table_parts,
     write_table,
 )
+from jobs.run_rows import write_run_row
 from jobs.run_tables import write_parts
 from jobs.samples import samples_of_parts
 from jobs.storage import storage_at
@@ -87,6 +88,7 @@ def synthetic_run(runs_folder: Path) -> Path:
     solutions = load_table(writer.folder, "solutions")
     write_table(writer.folder, "samples", samples_of_parts([solutions], ids, 1.0))
     write_table(writer.folder, "answers", answers_table(solutions, ids, recipe.seed))
+    write_run_row(storage_at(writer.folder), replace(synthetic_record(), seconds=2.0), recipe)
     writer.finish()
     return writer.folder
 

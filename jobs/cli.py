@@ -1,12 +1,12 @@
 """The command line. Nothing heavy is imported before a command needs it."""
 
-import logging
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from jobs.cli_watch import app as watch_app
 from search.errors import BranchwiseError, RecipeError, first_cause, one_line
 
 EXIT_REFUSED = 2
@@ -23,6 +23,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(watch_app)
 
 
 @app.command()
@@ -256,9 +257,10 @@ def strategies() -> None:
 
 def main() -> None:
     """Runs a command; a mistake of the user's ends in one line, not in a traceback."""
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    logging.getLogger("branchwise").setLevel(logging.INFO)
+    from cluster.logs import set_up_logging
+
     try:
+        set_up_logging()
         app()
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)

@@ -1,0 +1,32 @@
+"""How many replicas answer, by Serve's own account, for those who watch."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeAlias
+
+# By application: those that are ready, and those that are or will be.
+Replicas: TypeAlias = "Mapping[str, tuple[int, int]]"
+
+
+def replicas_ready() -> Replicas:
+    """Of each application; nothing while Serve does not run or does not answer. Takes a while."""
+    import ray
+    from ray import serve
+    from ray.exceptions import RayError
+    from ray.serve.exceptions import RayServeException
+
+    if not ray.is_initialized():
+        return {}
+    try:
+        applications = serve.status().applications
+    except (RayError, RayServeException, TimeoutError, RuntimeError):
+        return {}
+    return {name: _counted(each.deployments.values()) for name, each in applications.items()}
+
+
+def _counted(deployments: Iterable[Any]) -> tuple[int, int]:
+    """How many replicas of an application run, and how many do or will."""
+    states: Counter[str] = Counter()
+    for each in deployments:
+        states.update({state.value: count for state, count in each.replica_states.items()})
+    return states["RUNNING"], states.total() - states["STOPPING"]

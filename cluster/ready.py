@@ -1,5 +1,6 @@
 """How many replicas answer, by Serve's own account, for those who watch."""
 
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
@@ -10,6 +11,9 @@ Replicas: TypeAlias = "Mapping[str, tuple[int, int]]"
 
 def replicas_ready() -> Replicas:
     """Of each application; nothing while Serve does not run or does not answer. Takes a while."""
+    # Whoever imports it first must have set its environment (`cluster.connect`).
+    if "ray.serve" not in sys.modules:
+        return {}
     import ray
     from ray import serve
     from ray.exceptions import RayError

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import stamina
 
 from cluster import attempts
 from cluster.attempts import Attempts
@@ -143,7 +144,8 @@ def test_what_a_store_refuses_for_a_while_is_said_once(
         write(path, content)
 
     monkeypatch.setattr(storage, "_write_here", write_when_there_is_room)
-    [line] = as_json(lambda: storage_at(tmp_path).write("a", b"x"))
+    with stamina.set_testing(True, attempts=3):
+        [line] = as_json(lambda: storage_at(tmp_path).write("a", b"x"))
     assert line["message"] == (
         f"cannot write a in {tmp_path}, it is tried again for 300 s: "
         "[Errno 28] No space left on device"

@@ -90,8 +90,8 @@ def _fields(record: logging.LogRecord) -> dict[str, Named]:
 def _shown(value: Named) -> str:
     if isinstance(value, str):
         return value
-    more = f" and {len(value) - SHOWN} more" if len(value) > SHOWN else ""
-    return " ".join(value[:SHOWN]) + more
+    more = (f"{len(value) - SHOWN} more",) if len(value) > SHOWN else ()
+    return " + ".join((*value[:SHOWN], *more))
 
 
 def _only(value: Named) -> Named:

@@ -99,6 +99,7 @@ class RunWatch:
         self._place, self._doing = 0, "starting"
         self._started_s = self._since_s = self._last_line_s = time.monotonic()
         self._search: Search | None = None
+        self._one_at_a_time = threading.Lock()
         self._seen: Searching | None = None
         self._replicas: Replicas = {}
         self._every_s = FILE_INTERVAL_S if folder.here else STORE_INTERVAL_S
@@ -154,8 +155,9 @@ class RunWatch:
             log.info("%s", self._line(search), extra=named)
 
     def _look_at(self, search: Search) -> None:
-        self._seen = search.seen()
-        search.tell(self._seen, self._commits() - self._commits_before, self._replicas)
+        with self._one_at_a_time:
+            self._seen = search.seen()
+            search.tell(self._seen, self._commits() - self._commits_before, self._replicas)
 
     def _line(self, search: Search | None) -> str:
         """What goes on, and if nothing finishes, what is waited for."""

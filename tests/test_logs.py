@@ -74,7 +74,7 @@ def test_a_line_of_text_ends_with_what_it_is_about() -> None:
 
 def test_a_line_of_many_units_shows_some_of_them() -> None:
     [line] = said(TextLines(), lambda: log.warning("lost", extra=about_units(*units("abcde"))))
-    assert line.endswith("problem a b c and 2 more]")
+    assert line.endswith("problem a + b + c + 2 more]")
 
 
 def test_a_line_of_json_has_its_names_as_keys() -> None:

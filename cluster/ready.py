@@ -32,5 +32,5 @@ def _counted(deployments: Iterable[Any]) -> tuple[int, int]:
     """How many replicas of an application run, and how many do or will."""
     states: Counter[str] = Counter()
     for each in deployments:
-        states.update({state.value: count for state, count in each.replica_states.items()})
+        states.update(each.replica_states)
     return states["RUNNING"], states.total() - states["STOPPING"]

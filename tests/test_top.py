@@ -22,6 +22,7 @@ from cluster.backlog import Backlog
 from cluster.fanout import Site
 from cluster.flight import Flight, InFlight
 from cluster.machines import Machines
+from cluster.ready import replicas_ready
 from jobs import run_watch
 from jobs.progress import Speed, Tally
 from jobs.progress_file import NAME, RunProgress, Searching, read_progress
@@ -159,9 +160,9 @@ def line_of(words: str) -> Any:
 def test_lines_come_though_nothing_finishes(tmp_path: Path) -> None:
     with RunWatch("run-1", storage_at(tmp_path), Console(quiet=True), lambda: 0) as watch:
         watch.deploying(["small"], 0)
-        before = line_of("deploying small for 0 s")
+        before = line_of("deploying small for ")
         with watch.searching(SITE, 4, 10):
-            record = line_of("units in flight, nothing finished for 0 s")
+            record = line_of("units in flight, nothing finished for ")
         assert (before.run, before.policy) == ("run-1", "")
     assert (record.run, record.policy) == ("run-1", "small")
     assert record.getMessage().startswith("0/4 problems, 0 solutions, ")
@@ -362,3 +363,43 @@ def test_top_exits_by_what_it_saw(tmp_path: Path) -> None:
     assert (answer.code, answer.err) == (1, "")
     assert answer.out.startswith(f"{run_id} is not running")
     assert branchwise("top", synthetic_run(tmp_path / "runs")).code == 0
+
+
+# Replicas
+
+
+@pytest.mark.filterwarnings("ignore")  # of Serve's own models, as it is imported
+def test_ready_replicas_are_counted_by_application(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+    from ray import serve
+    from ray.serve.exceptions import RayServeException
+    from ray.serve.schema import (
+        ApplicationStatus,
+        ApplicationStatusOverview,
+        DeploymentStatus,
+        DeploymentStatusOverview,
+        ServeStatus,
+    )
+
+    def application(**states: int) -> ApplicationStatusOverview:
+        deployment = DeploymentStatusOverview(
+            DeploymentStatus.UPDATING, "CONFIG_UPDATE_STARTED", states, ""
+        )
+        return ApplicationStatusOverview(
+            ApplicationStatus.DEPLOYING, "", 0.0, {"PolicyReplica": deployment}
+        )
+
+    def gone() -> ServeStatus:
+        raise RayServeException("there is no Serve")
+
+    assert replicas_ready() == {}
+    found = {
+        "policy": application(RUNNING=2, STARTING=1, STOPPING=4),
+        "prm": application(STARTING=1),
+        "new": ApplicationStatusOverview(ApplicationStatus.DEPLOYING, "", 0.0, {}),
+    }
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(serve, "status", lambda: ServeStatus(applications=found))
+    assert replicas_ready() == {"policy": (2, 3), "prm": (0, 1), "new": (0, 0)}
+    monkeypatch.setattr(serve, "status", gone)
+    assert replicas_ready() == {}

@@ -38,8 +38,8 @@ class Load:
         self._tags = dict(zip(REPLICA_TAGS, (deployment, replica), strict=True))
         self._is_told = bool(replica)
         self._batch, self._engine = batch, engine
-        self._requests = self._answered = 0
-        self._timer: asyncio.TimerHandle | None = None
+        self._requests = self._answered = self._told = 0
+        self._timer: asyncio.Handle | None = None
         self._metrics: Exported | None = None
 
     def add(self, requests: int) -> None:
@@ -48,10 +48,7 @@ class Load:
         if requests < 0:
             self._answered -= requests
         elif requests and self._is_told and self._timer is None:
-            self._wait()
-
-    def _wait(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(INTERVAL_S, self._tell)
+            self._timer = asyncio.get_running_loop().call_soon(self._tell)
 
     def _tell(self) -> None:
         metrics = self._metrics = self._metrics or Exported(REPLICA_METRICS, self._tags)
@@ -63,7 +60,8 @@ class Load:
             metrics.set("replica_running", load.running)
             metrics.set("replica_queued", load.queued)
             metrics.set("replica_batch", self._batch)
-        if self._requests:
-            self._wait()
-        else:
-            self._timer = None
+        # It rests only when an interval brought nothing: many short bursts are told as one.
+        has_news, self._told = self._answered != self._told, self._answered
+        self._timer = None
+        if self._requests or has_news:
+            self._timer = asyncio.get_running_loop().call_later(INTERVAL_S, self._tell)

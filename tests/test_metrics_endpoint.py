@@ -6,17 +6,19 @@ import urllib.request
 from collections.abc import Iterator
 from typing import TypeAlias
 
+import pyarrow.compute as pc
 import pytest
 import stamina
 from dashboard import queried
 from rich.console import Console
 
-from actors.metrics import REPLICA_METRICS
+from actors.metrics import REPLICA_METRICS, REPLICA_TAGS
 from cluster.connect import SERVE_SETTINGS
-from cluster.metrics import RUN_METRICS
+from cluster.metrics import RUN_METRICS, RUN_TAGS
 from cluster.repository import REPOSITORY
 from jobs.driver import RunOutcome, run_recipe
 from jobs.recipe import parse_recipe
+from jobs.results import load_run
 
 pytestmark = [
     pytest.mark.ray,
@@ -28,7 +30,6 @@ pytestmark = [
 # (name, labels) and the value.
 Samples: TypeAlias = "dict[tuple[str, frozenset[tuple[str, str]]], float]"
 _SAMPLE = re.compile(r"^(ray_branchwise_\w+)\{(.*)\} (\S+)$", re.M)
-DEPLOYMENTS = ("small", "large", "prm")
 
 
 @pytest.fixture(scope="module")
@@ -81,22 +82,53 @@ def scraped(endpoint: str) -> Samples:
     }
 
 
+def value(samples: Samples, metric: str, **labels: str) -> float:
+    """The sum over the series of a metric that have these labels."""
+    wanted = labels.items()
+    return sum(each for (name, has), each in samples.items() if name == metric and wanted <= has)
+
+
 @pytest.fixture(scope="module")
 def samples(endpoint: str, outcome: RunOutcome) -> Samples:
     """What the endpoint holds when the last of it has come."""
+    graded = load_run(outcome.folder).solutions.num_rows
     for attempt in stamina.retry_context(on=AssertionError, attempts=60, wait_max=1.0):
         with attempt:
             found = scraped(endpoint)
             assert queried() <= {name for name, _ in found}
-            assert counted(found, "ray_branchwise_answers_graded_total") == 64
+            assert value(found, "ray_branchwise_answers_graded_total") == graded
     return found
 
 
-def counted(samples: Samples, metric: str, **labels: str) -> float:
-    wanted = labels.items()
-    return sum(value for (name, has), value in samples.items() if name == metric and wanted <= has)
-
-
 def test_the_endpoint_holds_every_metric(samples: Samples) -> None:
-    names = {name for name, _ in samples}
-    assert names == {declared.exported for declared in (*RUN_METRICS, *REPLICA_METRICS)}
+    declared = {each.exported: RUN_TAGS for each in RUN_METRICS}
+    declared |= {each.exported: REPLICA_TAGS for each in REPLICA_METRICS}
+    assert {name for name, _ in samples} == declared.keys()
+    for name, labels in samples:
+        assert set(declared[name]) <= dict(labels).keys()
+        assert not {"problem", "unit"} & dict(labels).keys()
+
+
+def test_series_are_told_apart_by_run_and_deployment(samples: Samples, outcome: RunOutcome) -> None:
+    found = {dict(labels)["deployment"] for _, labels in samples}
+    runs = {dict(labels).get("run", outcome.place.name) for _, labels in samples}
+    assert (found, runs) == ({"small", "large", "prm"}, {outcome.place.name})
+    replicas = {dict(labels)["replica"] for name, labels in samples if "replica_" in name}
+    assert all(replicas)
+
+
+def test_the_counts_are_those_of_the_tables(samples: Samples, outcome: RunOutcome) -> None:
+    units = load_run(outcome.folder).units
+    for policy in ("small", "large"):
+        mine = units.filter(pc.equal(units["policy"], policy))
+        for metric, column in (
+            ("solutions", "solutions"),
+            ("generated_tokens", "generated_policy_tokens"),
+            ("computed_prefix_tokens", "computed_prefix_policy_tokens"),
+        ):
+            exported = f"ray_branchwise_{metric}_total"
+            assert value(samples, exported, deployment=policy) == pc.sum(mine[column]).as_py()
+        assert value(samples, "ray_branchwise_units_done_total", deployment=policy) == len(mine)
+        assert value(samples, "ray_branchwise_units_in_flight", deployment=policy) == 0
+    scored = pc.sum(units["computed_prm_tokens"]).as_py()
+    assert value(samples, "ray_branchwise_prm_computed_tokens_total", deployment="prm") == scored

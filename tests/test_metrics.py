@@ -225,6 +225,7 @@ def test_a_replica_tells_its_load_and_then_rests(monkeypatch: pytest.MonkeyPatch
                 may_end.set()
         turns.values.clear()
         await turns.until(8)
+        await asyncio.sleep(0.05)
         seen.append(last())
         turns.values.clear()
         await asyncio.sleep(0.05)

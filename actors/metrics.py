@@ -63,4 +63,7 @@ def _of_ray(declared: Declared, tags: Mapping[str, str]) -> Any:
 
     kind = metrics.Counter if declared.kind == "counter" else metrics.Gauge
     made = kind(declared.ray_name, description=declared.meaning, tag_keys=tuple(tags))
-    return made.set_default_tags(dict(tags))
+    made.set_default_tags(dict(tags))
+    # Without a 0 to grow from a counter has no rate, and no fault is no line. `inc` refuses 0.
+    made._record(0)
+    return made

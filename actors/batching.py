@@ -16,11 +16,14 @@ Result = TypeVar("Result")
 
 
 async def answer_as_finished(
-    items: Sequence[Item], compute: Callable[[Item], Awaitable[Result]]
+    items: Sequence[Item],
+    compute: Callable[[Item], Awaitable[Result]],
+    count: Callable[[int], None] = lambda change: None,
 ) -> AsyncIterator[list[tuple[int, Result | Failure]]]:
     """Yields lists of (place, result): each holds all that finished since the last one.
 
-    An empty one comes whenever nothing has finished for `SIGN_OF_LIFE_S`.
+    An empty one comes whenever nothing has finished for `SIGN_OF_LIFE_S`. count: told by how much
+    the number of items under way has changed.
     """
     finished: asyncio.Queue[tuple[int, Result | Failure]] = asyncio.Queue()
 
@@ -29,8 +32,9 @@ async def answer_as_finished(
 
     tasks = [asyncio.create_task(answer(place, item)) for place, item in enumerate(items)]
     clock, next_reply_s = asyncio.get_running_loop().time, 0.0
+    left = len(tasks)
+    count(left)
     try:
-        left = len(tasks)
         while left:
             ready = await _next_or_nothing(finished)
             if ready and finished.qsize() + 1 < left:
@@ -38,11 +42,13 @@ async def answer_as_finished(
             while not finished.empty():
                 ready.append(finished.get_nowait())
             left -= len(ready)
+            count(-len(ready))
             next_reply_s = clock() + TICK_S
             yield ready
     finally:
         for task in tasks:
             task.cancel()
+        count(-left)
 
 
 async def _next_or_nothing(finished: asyncio.Queue[Result]) -> list[Result]:

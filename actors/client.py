@@ -12,6 +12,7 @@ are cached, until that is lost: then another key is used. A replica that says no
 import asyncio
 import contextlib
 import itertools
+import logging
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from functools import partial
@@ -31,6 +32,7 @@ LONGEST_WAIT_S = 15.0
 # A call goes over gRPC, whose messages are bounded (see cluster/connect.py).
 ITEMS_OF_A_CALL = 512
 
+log = logging.getLogger("branchwise")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -121,6 +123,9 @@ class BatchingCaller(Generic[Item, Result]):
         except Exception as error:
             if self._losses == losses and _replica_was_lost(error):
                 self._losses += 1
+                role = self._border.__name__.removesuffix("Error").lower()
+                line = "a %s replica was lost, its calls are sent again: %s"
+                log.warning(line, role, _last_line(error))
             raise
 
     async def _stream(self, batch: list[tuple[Item, "asyncio.Future[Result]"]]) -> None:

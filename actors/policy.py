@@ -21,12 +21,12 @@ class PolicyReplica(Replica[PolicyEngine]):
     """One replica; Serve makes as many as the recipe asks for (see cluster/deploy.py)."""
 
     def __init__(self, spec: ModelSpec) -> None:
-        super().__init__(load_policy_engine(spec))
+        super().__init__(load_policy_engine(spec), spec.name, spec.max_batch)
         self._may_be_given_up: dict[str, asyncio.Task[Expansion]] = {}
 
     async def expand_batch(self, items: Sequence[PolicyItem]) -> AsyncIterator[ExpandReply]:
         """Expands every item; yields each as soon as it is finished."""
-        async for reply in answer_as_finished(items, self._answer):
+        async for reply in answer_as_finished(items, self._answer, self._load.add):
             yield reply
 
     async def expand(

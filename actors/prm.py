@@ -18,13 +18,13 @@ class PRMReplica(Replica[PRMEngine]):
     """One replica; Serve makes as many as the recipe asks for (see cluster/deploy.py)."""
 
     def __init__(self, spec: ModelSpec) -> None:
-        super().__init__(load_prm_engine(spec))
+        super().__init__(load_prm_engine(spec), "prm", spec.max_batch)
 
     async def score_batch(self, items: Sequence[ScoreItem]) -> AsyncIterator[ScoreReply]:
         """Scores every item; yields each as soon as it is finished, those of a chain together."""
         parts = list(chains(items))
         starts = list(accumulate(map(len, parts), initial=0))
-        async for reply in answer_as_finished(parts, self._scores):
+        async for reply in answer_as_finished(parts, self._scores, self._load.add):
             yield [
                 (starts[place] + step, _of_step(result, step))
                 for place, result in reply

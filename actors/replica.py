@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Generic, TypeVar
 
 from actors.engines import PolicyEngine, PRMEngine
+from actors.load import Load
 from actors.spec import ModelFacts
 
 # The name under which a replica tells Serve how many sequences are under way in it.
@@ -15,12 +16,16 @@ Engine = TypeVar("Engine", bound=PolicyEngine | PRMEngine)
 
 
 class Replica(Generic[Engine]):
-    """One replica around an engine; Serve makes as many as the recipe asks for."""
+    """One replica around an engine; Serve makes as many as the recipe asks for.
 
-    def __init__(self, engine: Engine) -> None:
+    deployment: what metrics call it. batch: how many sequences the engine computes together.
+    """
+
+    def __init__(self, engine: Engine, deployment: str, batch: int) -> None:
         self._engine = engine
         self._name = replica_name()
         self._sequences = 0
+        self._load = Load(deployment, self._name, batch, getattr(engine, "load", None))
 
     def facts(self) -> ModelFacts:
         """Parameters and device of the loaded model."""

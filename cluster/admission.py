@@ -67,6 +67,11 @@ class Admission:
         return replace(self, batch=self.batch * replicas // self.replicas, replicas=replicas)
 
     @property
+    def solutions(self) -> int:
+        """How many may be under way."""
+        return self.room * self.batch
+
+    @property
     def tasks_at_once(self) -> int:
         """How many full tasks run side by side."""
         fitting = max(1, self.room * self.batch // self.per_task)

@@ -9,6 +9,7 @@ import logging
 from collections import Counter
 
 from cluster.backlog import Backlog
+from cluster.logs import about_units
 from search.partition import WorkUnit
 
 # After 2, 20 and then 60 seconds: what is wrong for a minute is over by then.
@@ -20,12 +21,15 @@ log = logging.getLogger("branchwise")
 
 
 class Attempts:
-    """Counts the failures of units, and puts those that have attempts left into the backlog."""
+    """Counts the failures of units, and puts those that have attempts left into the backlog.
+
+    waiting: units that will be run again; again: how often one was or will be.
+    """
 
     def __init__(self, attempts: int, backlog: Backlog) -> None:
         self._attempts, self._backlog = attempts, backlog
         self._failures = Counter[str]()
-        self.waiting = 0
+        self.waiting = self.again = 0
 
     def failed(self, unit: WorkUnit) -> int:
         """How often a unit that has ended had failed before; it is forgotten with this."""
@@ -35,11 +39,14 @@ class Attempts:
         """Whether a unit that failed will be run again; it is put into the backlog when due."""
         failures = self._failures[unit.unit_id] + 1
         if failures >= self._attempts:
+            log.warning("a work unit failed: %s", reason, extra=about_units(unit))
             return False
         self._failures[unit.unit_id] = failures
         wait_s = min(LONGEST_WAIT_S, FIRST_WAIT_S * GROWTH ** (failures - 1))
-        log.warning("%s failed (%s) and is run again in %g s", unit.unit_id, reason, wait_s)
+        line = "a work unit failed and is run again in %g s: %s"
+        log.warning(line, wait_s, reason, extra=about_units(unit))
         self.waiting += 1
+        self.again += 1
         asyncio.get_running_loop().call_later(wait_s, self._give_back, unit)
         return True
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import stamina
 
+from cluster.logs import FORMAT
 from cluster.repository import REPOSITORY
-from search.errors import ClusterError
+from search.errors import ClusterError, one_line
 
 # Work units and replicas wait on each other more than they compute, so a small machine
 # offers more logical cores than it has.
@@ -37,6 +38,8 @@ SERVE_SETTINGS = {
 }
 # Set by Ray's job server, which also ships the working directory to every worker.
 SUBMITTED_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+
+log = logging.getLogger("branchwise")
 
 
 @contextlib.contextmanager
@@ -76,18 +79,23 @@ def _start(target: str | None, serve_environment: dict[str, str]) -> None:
 def _start_local(environment: dict[str, Any]) -> None:
     """Under load the raylet can miss its fixed 30 s start wait: tried twice."""
     cores = max(LOCAL_LOGICAL_CORES, os.cpu_count() or 1)
-    _init(
-        address="local",
-        num_cpus=cores,
-        include_dashboard=False,
-        runtime_env=environment,
-        _system_config=WORKERS,
-    )
+    try:
+        _init(
+            address="local",
+            num_cpus=cores,
+            include_dashboard=False,
+            runtime_env=environment,
+            _system_config=WORKERS,
+        )
+    except (RuntimeError, TimeoutError) as error:
+        log.warning("Ray did not start on this machine: %s", one_line(error))
+        raise
 
 
 def _worker_environment() -> dict[str, str]:
     """Workers keep quiet, and import this checkout unless a submitted job brought its own."""
     quiet = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_TELEMETRY": "1"} | SERVE_SETTINGS
+    quiet |= {name: os.environ[name] for name in (FORMAT,) if name in os.environ}
     if SUBMITTED_JOB in os.environ:
         return quiet
     path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH", "")]))

@@ -21,6 +21,8 @@ from actors.spread import spread_policy, spread_prm
 from cluster.admission import Admission, Bundle
 from cluster.attempts import Attempts
 from cluster.backlog import Backlog
+from cluster.flight import Flight
+from cluster.logs import about, about_units, set_up_logging
 from cluster.machines import Machines, this_machine
 from cluster.routing import Balance, Keys, Route, with_others
 from search.errors import ClusterError, first_cause, one_line
@@ -50,7 +52,7 @@ class Site:
     """Where the units of one policy run: the applications to call, and what they cost.
 
     `prm` is empty when no search needs one. Keys: an affinity key for each replica.
-    unit_attempts: how often a unit that fails is run in all.
+    unit_attempts: how often a unit that fails is run in all. run: its id, for log lines.
     """
 
     policy_name: str
@@ -62,6 +64,7 @@ class Site:
     policy_keys: tuple[str, ...] = ("",)
     prm_keys: tuple[str, ...] = ("",)
     unit_attempts: int = 1
+    run: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,15 +99,19 @@ async def run_units(
     site: Site,
     admission: Admission,
     keys_now: Callable[[], Keys] | None = None,
+    flight: Flight | None = None,
 ) -> AsyncIterator[UnitTables]:
     """Runs the units, as many at once as are admitted, and yields each as it comes back.
 
     With a backlog it goes on until that is closed and empty. keys_now: asked for the affinity keys
-    of the replicas that are ready, where they come and go; else those of the site stay.
+    of the replicas that are ready, where they come and go; else those of the site stay. flight:
+    shows what is under way.
     """
     backlog = units if isinstance(units, Backlog) else Backlog(units)
     attempts = Attempts(site.unit_attempts, backlog)
     fanout, bundle = _Fanout(site, admission, keys_now), backlog.take(admission.per_task)
+    if flight is not None:
+        flight.follow(fanout.running, attempts, fanout.machines, lambda: fanout.admission.solutions)
     try:
         while True:
             fanout.follow()
@@ -127,7 +134,7 @@ class _Fanout:
     def __init__(
         self, site: Site, admission: Admission, keys_now: Callable[[], Keys] | None = None
     ) -> None:
-        self._site, self._admission, self._machines = site, admission, Machines()
+        self._site, self.admission, self.machines = site, admission, Machines()
         self._keys_now = keys_now or (lambda: (site.policy_keys, site.prm_keys))
         self._policy = Balance(site.policy_keys, admission.batch)
         self._prm = Balance(site.prm_keys, admission.batch)
@@ -139,17 +146,17 @@ class _Fanout:
         if (policy, prm) == (self._site.policy_keys, self._site.prm_keys):
             return
         self._site = replace(self._site, policy_keys=policy, prm_keys=prm)
-        self._admission = self._admission.of(len(policy))
-        self._policy.follow(policy, self._admission.batch)
-        self._prm.follow(prm, self._admission.batch)
+        self.admission = self.admission.of(len(policy))
+        self._policy.follow(policy, self.admission.batch)
+        self._prm.follow(prm, self.admission.batch)
 
     def admits(self, bundle: Bundle) -> bool:
         """Whether one more may start."""
-        return self._admission.admits(self.running.values(), bundle)
+        return self.admission.admits(self.running.values(), bundle)
 
     def start(self, bundle: Bundle) -> None:
         """Starts a task."""
-        bundle = self._admission.started(self.running.values(), bundle)
+        bundle = self.admission.started(self.running.values(), bundle)
         self.running[asyncio.create_task(self._outcome(bundle))] = bundle
 
     async def finished(self, backlog: Backlog) -> list[UnitTables]:
@@ -174,7 +181,7 @@ class _Fanout:
         solutions = bundle.solutions
         route = Route(self._policy.take(solutions), self._prm.take(solutions))
         try:
-            return await _remote_outcome(bundle, self._site, route, self._machines)
+            return await _remote_outcome(bundle, self._site, route, self.machines)
         finally:
             self._policy.give_back(route.policy, solutions)
             self._prm.give_back(route.prm, solutions)
@@ -207,7 +214,9 @@ async def _asked(bundle: Bundle, site: Site, route: Route, machines: Machines) -
     try:
         return await machines.answer(start)  # type: ignore[no-any-return]
     except RayError as error:
-        log.warning("a task of %d work units was lost: %s", len(bundle.units), one_line(error))
+        machines.tasks_lost += 1
+        line = "a task of %d work units was lost: %s"
+        log.warning(line, len(bundle.units), one_line(error), extra=about_units(*bundle.units))
         raise
 
 
@@ -251,6 +260,7 @@ def _runner() -> asyncio.Runner:
     """One event loop for the life of a worker: Serve's handles belong to the loop they ran in."""
     import uvloop
 
+    set_up_logging()
     return asyncio.Runner(loop_factory=uvloop.new_event_loop)
 
 
@@ -272,8 +282,9 @@ async def _run_bundle(bundle: Bundle, site: Site, route: Route) -> list[UnitTabl
     def grow(unit: WorkUnit) -> Awaitable[Growth]:
         return run_unit(unit, policy, prm, bundle.slots_of(unit))
 
-    async with asyncio.TaskGroup() as tasks:
-        units = [tasks.create_task(_run_unit(unit, site, grow)) for unit in bundle.units]
+    with about(run=site.run, policy=site.policy_name):
+        async with asyncio.TaskGroup() as tasks:
+            units = [tasks.create_task(_run_unit(unit, site, grow)) for unit in bundle.units]
     return [unit.result() for unit in units]
 
 

@@ -54,7 +54,10 @@ def cancel_task(replies: Any) -> None:
 
 
 class Machines:
-    """The tasks under way; looks for lost machines while there are any."""
+    """The tasks under way; looks for lost machines while there are any.
+
+    tasks_lost: how many tasks have ended with their worker or machine.
+    """
 
     def __init__(
         self,
@@ -63,6 +66,7 @@ class Machines:
     ) -> None:
         self._look, self._cancel = look, cancel
         self._calls: set[_Call] = set()
+        self.tasks_lost = 0
         self._watch: asyncio.Task[None] | None = None
 
     async def answer(self, start: Callable[[], Replies]) -> Any:

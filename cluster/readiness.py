@@ -11,14 +11,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from cluster.ready import counted
 from cluster.sharing import Use
 from search.errors import one_line
 
 # When the first replica is ready the others are waited for this long.
 OTHERS_WAIT_S = 20.0
 LOOK_INTERVAL_S, SAID_INTERVAL_S = 0.1, 30.0
-# Those of a machine that is about to leave answer until others have taken their place.
-ANSWERING = ("RUNNING", "PENDING_MIGRATION")
 log = logging.getLogger("branchwise")
 
 
@@ -91,8 +90,7 @@ async def _state(application: str) -> Any:
 
 
 def _ready(state: Any) -> int:
-    counts = (each.replica_states for each in state.deployments.values())
-    return sum(count.get(name, 0) for count in counts for name in ANSWERING)
+    return counted(state.deployments.values())[0]
 
 
 def _why(state: Any) -> str:

@@ -1,13 +1,12 @@
 """The command line. Nothing heavy is imported before a command needs it."""
 
-import logging
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from jobs import cli_history
+from jobs import cli_history, cli_watch
 from search.errors import (
     BranchwiseError,
     RecipeError,
@@ -33,6 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(cli_history.app)
+app.add_typer(cli_watch.app)
 
 
 @app.command()
@@ -280,9 +280,10 @@ def strategies() -> None:
 
 def main() -> None:
     """Runs a command; a mistake of the user's ends in one line, not in a traceback."""
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    logging.getLogger("branchwise").setLevel(logging.INFO)
+    from cluster.logs import set_up_logging
+
     try:
+        set_up_logging()
         app()
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)

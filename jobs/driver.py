@@ -21,6 +21,7 @@ from cluster.capacity import check_capacity, uses_gpus
 from cluster.connect import connected
 from cluster.deploy import Ready, deployed
 from cluster.fanout import Site, run_units, warm_up
+from cluster.logs import about
 from jobs.commits import Commits
 from jobs.curves import SOLUTION_COLUMNS, answers_in_parts
 from jobs.data import BadProblem, load_problems
@@ -30,7 +31,6 @@ from jobs.grading import Graders
 from jobs.models import policy_spec, prm_spec
 from jobs.partitions import RunName
 from jobs.plan_searches import routed_solutions, search_plans, stops_table
-from jobs.progress import ProgressDisplay
 from jobs.recall import PolicyRecall, Recall
 from jobs.results import load_table, table_parts, write_table
 from jobs.routed_checks import check_overlap
@@ -39,6 +39,7 @@ from jobs.routes_table import routed_answers
 from jobs.run_folders import OpenRun, check_named, open_run
 from jobs.run_rows import write_run_row
 from jobs.run_tables import of_recipe, write_parts, write_tables
+from jobs.run_watch import RunWatch
 from jobs.run_writer import RunWriter
 from jobs.samples import SAMPLE_COLUMNS, samples_in_parts
 from jobs.settings import Recipe
@@ -86,7 +87,8 @@ def run_recipe(
     check_fit(recipe)
     loaded = load_problems(recipe.data)
     check_overlap(recipe, [row for row in loaded if isinstance(row, Problem)])
-    with open_run(recipe, into, fresh, name, also_if_running) as run:
+    opened = open_run(recipe, into, fresh, name, also_if_running)
+    with opened as run, about(run=run.record.run_id):
         return asyncio.run(_run(recipe, run, address, loaded, console))
 
 
@@ -97,16 +99,18 @@ async def _run(
     loaded: list[Problem | BadProblem],
     console: Console,
 ) -> RunOutcome:
-    recall = Recall(run.log)
-    async with RunWriter(run.log, recipe.work.checkpoint_interval_s) as writer:
-        searched = await _search_all(recipe, address, loaded, writer, recall, console)
-    run.lease.check()
-    write_table(run.folder, "problems", problems_table(searched.problems, searched.bad))
-    write_tables(run.log, run.folder, of_recipe(recipe))
-    _write_answers(run.folder, searched.problems, recipe)
-    ended = run.ended()
-    write_run_row(run.folder, ended, recipe, searched.gpus)
-    run.finish(ended)
+    recall, commits = Recall(run.log), lambda: run.log.commits
+    with RunWatch(run.record.run_id, run.folder, console, commits) as watch:
+        async with RunWriter(run.log, recipe.work.checkpoint_interval_s) as writer:
+            searched = await _search_all(recipe, address, loaded, writer, recall, watch)
+        watch.begins("writing the tables")
+        run.lease.check()
+        write_table(run.folder, "problems", problems_table(searched.problems, searched.bad))
+        write_tables(run.log, run.folder, of_recipe(recipe))
+        _write_answers(run.folder, searched.problems, recipe)
+        ended = run.ended()
+        write_run_row(run.folder, ended, recipe, searched.gpus)
+        run.finish(ended)
     return RunOutcome(run.folder, searched.failed_units, len(searched.bad))
 
 
@@ -126,7 +130,7 @@ async def _search_all(
     loaded: list[Problem | BadProblem],
     writer: RunWriter,
     recall: Recall,
-    console: Console,
+    watch: RunWatch,
 ) -> _Searched:
     """Every policy of the ladder in turn, with the PRM deployed once."""
     policies = [policy_spec(policy) for policy in recipe.policies]
@@ -142,13 +146,13 @@ async def _search_all(
             Graders(work.grading_processes, work.grading_timeout_s) as graders,
         ):
             problems, bad = await _split_gradable(loaded, graders)
-            for policy in policies:
-                log.info("deploying %s", policy.name)
+            for place, policy in enumerate(policies):
+                watch.deploying([each.name for each in policies], place)
                 async with serving("policy", policy) as policy_replicas:
                     ready = Ready(*await asyncio.gather(policy_replicas, prm_replicas))
                     known = PolicyRecall(recall, policy.name)
                     failed += await _search(
-                        recipe, policy, ready, problems, writer, known, graders, console
+                        recipe, policy, ready, problems, writer, known, graders, watch
                     )
             gpus = gpu_names() if uses_gpus(policies, prm) else frozenset[str]()
     return _Searched(problems, failed, bad, gpus)
@@ -162,33 +166,32 @@ async def _search(
     writer: RunWriter,
     recall: PolicyRecall,
     graders: Graders,
-    console: Console,
+    watch: RunWatch,
 ) -> int:
     """One policy's searches over all problems: fan out, grade, commit."""
     commits = Commits(writer, graders, 2 * recipe.work.grading_processes)
-    site = _site(recipe, policy, ready)
+    site = _site(recipe, watch.run_id, policy, ready)
     plans = search_plans(recipe, policy.name, len(problems), graders)
     bound = admission(recipe, policy.name, len(problems)).of(len(site.policy_keys))
 
     async def commit(problem: Problem, solutions: pa.Table) -> None:
         checked = await commits.commit(problem, solutions)
         writer.add("routes", routes_rows(plans, policy.name, problem, checked))
-        progress.finish_problem(checked)
+        search.display.finish_problem(checked)
 
     each = sum(len(plan.first_units(problem)) for problem in problems[:1] for plan in plans)
     first_units = max(1, each * len(problems) - recall.units)
-    display = ProgressDisplay(policy.name, len(problems), first_units, console)
-    with display as progress:
+    with watch.searching(site, len(problems), first_units) as search:
         async with asyncio.TaskGroup() as tasks:
-            skip = progress.skip_problem
+            skip = search.display.skip_problem
             dispatch = Dispatch(problems, plans, writer, commit, tasks, recall, skip)
-            async for done in run_units(dispatch.backlog, site, bound, ready.keys):
+            async for done in run_units(dispatch.backlog, site, bound, ready.keys, search.flight):
                 await commits.ready()
                 await writer.room()
-                progress.add_unit(done.units, first_units + dispatch.later_units)
+                search.display.add_unit(done.units, first_units + dispatch.later_units)
                 dispatch.deliver(done)
     writer.add("stops", stops_table(plans, policy.name))
-    return progress.tally.failed
+    return search.display.tally.units_failed
 
 
 def admission(recipe: Recipe, policy: str, problems: int) -> Admission:
@@ -224,7 +227,7 @@ async def _split_gradable(
                 BadProblem(row.problem_id, row.text, row.reference_answer, row.metadata, reason)
             )
     for problem in bad:
-        log.warning("problem %s is left out: %s", problem.problem_id, problem.error)
+        log.warning("left out: %s", problem.error, extra={"problem": problem.problem_id})
     return good, bad
 
 
@@ -242,10 +245,11 @@ def problems_table(good: list[Problem], bad: list[BadProblem]) -> pa.Table:
     return pa.table(columns, schema=PROBLEMS)
 
 
-def _site(recipe: Recipe, spec: ModelSpec, ready: Ready) -> Site:
+def _site(recipe: Recipe, run: str, spec: ModelSpec, ready: Ready) -> Site:
     policy, prm = ready.policy, ready.prm
     policy_keys, prm_keys = ready.keys()
     return Site(
+        run=run,
         policy_name=spec.name,
         policy=policy.application if policy else "",
         prm=prm.application if prm else "",

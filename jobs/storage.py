@@ -6,6 +6,7 @@ store shows it only when all of it is there. What fails for a while is tried aga
 
 import contextlib
 import errno
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -28,6 +29,7 @@ LONGEST_WAIT_S = 10.0
 # With checksums, what a disk or a hand has changed since is an error, and not other numbers.
 PARQUET: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
 _UNWRITTEN = ".unwritten"
+log = logging.getLogger("branchwise")
 _PASSING = {errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.ESTALE, errno.EAGAIN, errno.EBUSY}
 _PASSING |= {errno.ETIMEDOUT, errno.ECONNRESET, errno.ENETUNREACH, errno.EHOSTUNREACH}
 # Errors of a store have no number: they are known by its words.
@@ -104,7 +106,7 @@ class Storage:
                 return file.read_buffer()
 
         with self._reading(name):
-            return self._again(read)
+            return self._again(f"read {name} in", read)
 
     def read_parquet(self, name: str, read: Callable[[pq.ParquetFile], Answer]) -> Answer:
         """What a function reads of a Parquet file, asked again if the store was away; raises
@@ -115,7 +117,7 @@ class Storage:
                 return read(parts)
 
         with self._reading(name):
-            return self._again(read_it)
+            return self._again(f"read {name} in", read_it)
 
     @contextlib.contextmanager
     def parquet(self, name: str) -> Iterator[pq.ParquetFile]:
@@ -212,8 +214,8 @@ class Storage:
         if sent.size != size:
             raise OSError(errno.EIO, f"{sent.size} of {size} bytes arrived")
 
-    def _again(self, act: Callable[[], Answer]) -> Answer:
-        """The act, again and again while the store may come back."""
+    def _again(self, what: str, act: Callable[[], Answer]) -> Answer:
+        """The act, again and again while the store may come back; says so once."""
         attempts = stamina.retry_context(
             on=_may_come_back,
             attempts=None if self.patience_s else 1,
@@ -221,14 +223,24 @@ class Storage:
             wait_max=LONGEST_WAIT_S,
         )
         for attempt in attempts:
-            with attempt:
+            with attempt, self._telling(what, attempt.num):
                 return act()
         raise AssertionError("a retry ends with an answer or an error")
 
     def _tried(self, what: str, act: Callable[[], Answer]) -> Answer:
         """The act as often as it needs; names the border it crossed."""
         with self._named(what):
-            return self._again(act)
+            return self._again(what, act)
+
+    @contextlib.contextmanager
+    def _telling(self, what: str, attempt: int) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            if attempt == 1 and self.patience_s and _may_come_back(error):
+                line = "cannot %s %s, it is tried again for %.0f s: %s"
+                log.warning(line, what, self.where, self.patience_s, one_line(reason(error)))
+            raise
 
     @contextlib.contextmanager
     def _named(self, what: str) -> Iterator[None]:

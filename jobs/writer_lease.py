@@ -248,6 +248,22 @@ def _heard_of(claim: Claim, silent_s: float) -> str:
     return f"{claim.process}, heard of {max(0.0, silent_s):.0f} s ago"
 
 
+def living_writer(folder: Storage) -> Process | None:
+    """Who writes to a run folder, for one who only reads; raises StorageError.
+
+    A process of another machine counts by this machine's clock, which may differ from the store's.
+    """
+    claims, here, now_s = folder.child(FOLDER), this_process(), time.time()
+    for token, time_s in _times(claims).items():
+        claim = _read(claims, token)
+        if claim is None or not claim.writes:
+            continue
+        is_near = claim.process.is_near(here)
+        if claim.process.lives() if is_near else now_s - time_s < LEASE_S:
+            return claim.process
+    return None
+
+
 def _file(token: str) -> str:
     return f"{token}.json"
 

@@ -55,6 +55,11 @@ class SimulatedEngine:
     _change: asyncio.Event = field(default_factory=asyncio.Event)
     _loop: "asyncio.Task[None] | None" = None
 
+    @property
+    def load(self) -> tuple[int, int]:
+        """How many sequences are in the batch, and how many wait."""
+        return len(self._running), len(self._waiting)
+
     async def run(self, prompt_tokens: int, new_tokens: int) -> None:
         """Returns when a sequence has been read and written; a cancelled one leaves the batch."""
         done = asyncio.get_running_loop().create_future()

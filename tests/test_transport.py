@@ -61,7 +61,9 @@ def test_replicas_that_are_always_lost_are_a_policy_error() -> None:
     assert len(replicas.calls) == 3
 
 
-def test_what_was_lost_goes_to_another_replica_and_stays_there() -> None:
+def test_what_was_lost_goes_to_another_replica_and_stays_there(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     home, other = LosingReplicas(losses=9), LosingReplicas(losses=0)
 
     async def ask_twice() -> list[str]:
@@ -72,6 +74,8 @@ def test_what_was_lost_goes_to_another_replica_and_stays_there() -> None:
 
     with stamina.set_testing(True, attempts=3):
         assert asyncio.run(ask_twice()) == list("ABCD")
+    [line] = [record.getMessage() for record in caplog.records if record.name == "branchwise"]
+    assert line.startswith("a policy replica was lost, its calls are sent again: ")
     assert home.calls == [list("abc")]
     assert other.calls == [list("bc"), ["d"]]
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.engines.ledger import Ledger
+from actors.load import EngineLoad
 from actors.spec import ModelFacts, ModelSpec
 from actors.wire import ExpandItem, ScoreItem
 from search.errors import RecipeError
@@ -39,12 +40,17 @@ class FakePolicy:
         engine = _engine(spec, options, "policy")
         policy = _built(SeededPolicy, options, "policy")
         self._policy = SimulatedPolicy(policy, engine) if engine else policy
+        self._engine = engine
 
     def facts(self) -> ModelFacts:
         return ModelFacts(parameters=0, device="none")
 
     def check_health(self) -> None:
         """Nothing here can break."""
+
+    def load(self) -> EngineLoad:
+        """What is in the simulated batch; without one nothing ever is."""
+        return _load(self._engine)
 
     async def expand(self, item: ExpandItem) -> Expansion:
         key = self._ledger.asked(item.path, item.n, item.seed, item.first)
@@ -73,12 +79,17 @@ class FakePRM:
         engine = _engine(spec, options, "prm")
         prm = _built(SeededPRM, options, "prm")
         self._prm = SimulatedPRM(prm, engine) if engine else prm
+        self._engine = engine
 
     def facts(self) -> ModelFacts:
         return ModelFacts(parameters=0, device="none")
 
     def check_health(self) -> None:
         """Nothing here can break."""
+
+    def load(self) -> EngineLoad:
+        """As of `FakePolicy`."""
+        return _load(self._engine)
 
     async def score(self, item: ScoreItem) -> Score:
         key = self._ledger.asked(item.path)
@@ -98,6 +109,10 @@ def _engine(spec: ModelSpec, options: dict[str, Any], role: str) -> SimulatedEng
     if not times:
         return None
     return SimulatedEngine(_built(EngineTiming, times | {"max_batch": spec.max_batch}, role))
+
+
+def _load(engine: SimulatedEngine | None) -> EngineLoad:
+    return EngineLoad(*engine.load) if engine else EngineLoad(0, 0)
 
 
 def _built(kind: type[Any], options: Mapping[str, Any], role: str) -> Any:

@@ -24,6 +24,7 @@ from actors.engines.loading import (
 )
 from actors.engines.rows import Rows
 from actors.engines.sampling import sample_tokens
+from actors.load import EngineLoad
 from actors.spec import ModelFacts, ModelSpec
 from actors.wire import ExpandItem
 from search.errors import PolicyError
@@ -91,6 +92,10 @@ class TransformersPolicy:
 
     def facts(self) -> ModelFacts:
         return ModelFacts(self._model.num_parameters(), str(self._model.device))
+
+    def load(self) -> EngineLoad:
+        """What is in the batch, and what waits for a place."""
+        return EngineLoad(len(self._active), len(self._queued))
 
     def check_health(self) -> None:
         """Raises what broke the engine, if anything did."""

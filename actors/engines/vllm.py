@@ -23,6 +23,7 @@ from actors.engines.cutting import LOGPROB_DECIMALS, Pieces, WrittenSolution
 from actors.engines.loading import decode, is_text, load_tokenizer, render_prompt
 from actors.engines.vllm_engine import VllmEngine, last_output
 from actors.engines.vllm_start import device_of, engine_lost, parameters_of, start_engine
+from actors.load import EngineLoad
 from actors.spec import ModelFacts, ModelSpec
 from actors.wire import ExpandItem
 from search.errors import PolicyError
@@ -46,6 +47,10 @@ class VllmPolicy(VllmEngine):
         self._prompt_ids = lru_cache(PROMPTS_KEPT)(self._tokenize_prompt)
         self._pieces = Pieces(lambda ids: decode(self._tokenizer, list(ids)))
         self._request_names = map(str, itertools.count())
+
+    def load(self) -> EngineLoad:
+        """What vLLM's scheduler said last."""
+        return self._costs.load
 
     def facts(self) -> ModelFacts:
         return ModelFacts(parameters_of(AutoModelForCausalLM, self._spec), device_of(self._spec))
@@ -173,6 +178,7 @@ class _PrefillCosts:
 
     def __init__(self) -> None:
         self._costs: dict[str, _Cost] = {}
+        self.load = EngineLoad(0, 0)
 
     def logger(self, _config: Any, _index: int = 0) -> StatLoggerBase:
         """What vLLM calls to make the logger of an engine."""
@@ -208,6 +214,9 @@ class _CostLogger(StatLoggerBase):
         mm_cache_stats: Any = None,
         engine_idx: int = 0,
     ) -> None:
+        if scheduler_stats is not None:
+            running, queued = scheduler_stats.num_running_reqs, scheduler_stats.num_waiting_reqs
+            self._costs.load = EngineLoad(running, queued)
         for request in iteration_stats.finished_requests if iteration_stats else ():
             computed = request.num_prompt_tokens - request.num_cached_tokens
             self._costs.add(request.request_id, computed)

@@ -46,15 +46,18 @@ async def deployed(
     """
     from ray import serve
 
-    started = asyncio.create_task(_started(role, spec))
+    started, has_time = asyncio.create_task(_started(role, spec)), True
     try:
         yield started
+    except asyncio.CancelledError:
+        has_time = False  # whoever stops a run may kill it seconds later
+        raise
     finally:
         started.cancel()
         await asyncio.gather(started, return_exceptions=True)
         if spec is not None:
             with contextlib.suppress(Exception):
-                await asyncio.to_thread(serve.delete, role)
+                await asyncio.to_thread(serve.delete, role, _blocking=has_time)
 
 
 async def _started(role: str, spec: ModelSpec | None) -> Deployed | None:

@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
+from jobs.cli_submitted import app as submitted
+from jobs.ending import Ending
 from search.errors import BranchwiseError, RecipeError, first_cause, one_line
 
 EXIT_REFUSED = 2
 EXIT_PARTIAL = 1
-EXIT_INTERRUPTED = 130
 
 RecipeFile = Annotated[Path, typer.Argument(help="A recipe, such as jobs/recipes/demo.yaml.")]
 RunFolders = Annotated[list[str], typer.Argument(help="Run folders: paths or URIs.")]
@@ -23,6 +24,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(submitted)
 
 
 @app.command()
@@ -258,10 +260,12 @@ def main() -> None:
     """Runs a command; a mistake of the user's ends in one line, not in a traceback."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("branchwise").setLevel(logging.INFO)
+    ending = Ending()
+    ending.listen()
     try:
         app()
     except KeyboardInterrupt:
-        sys.exit(EXIT_INTERRUPTED)
+        ending.exit()
     except Exception as error:
         cause = first_cause(error)
         if not isinstance(cause, BranchwiseError):

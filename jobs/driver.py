@@ -160,7 +160,7 @@ async def _search(
     first_units = max(1, each * len(problems) - recall.units)
     display = ProgressDisplay(site.policy_name, len(problems), first_units, console)
     with display as progress:
-        async with asyncio.TaskGroup() as tasks:
+        async with writer.kept_if_stopped(), asyncio.TaskGroup() as tasks:
             skip = progress.skip_problem
             dispatch = Dispatch(problems, plans, writer, commit, tasks, recall, skip)
             async for done in run_units(dispatch.backlog, site, bound):

@@ -18,6 +18,7 @@ from jobs.results import RECORD, RunRecord, checked_record, library_versions, ne
 from jobs.settings import Recipe
 from jobs.storage import PATIENCE_S, Storage, folder_to_read
 from jobs.store_uris import shown
+from jobs.submitted_home import lasting
 from jobs.writer_lease import WriterLease
 from search.errors import RecipeError, StorageError
 from search.schemas import SCHEMA_VERSION
@@ -65,8 +66,8 @@ def open_run(recipe: Recipe, into: str | None = None, fresh: bool = False) -> Op
     """
     shareable = recipe.model_copy(update={"runs_folder": shown(recipe.runs_folder)})
     if into is not None:
-        return _continued(folder_to_read(into), shareable)
-    runs, recipe = folder_to_read(recipe.runs_folder), shareable
+        return _continued(folder_to_read(lasting(into)), shareable)
+    runs, recipe = folder_to_read(lasting(recipe.runs_folder)), shareable
     unfinished = None if fresh else _unfinished(runs, recipe.name)
     return _continued(unfinished, recipe) if unfinished else _new(runs, recipe)
 

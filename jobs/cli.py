@@ -264,9 +264,11 @@ def main() -> None:
     ending.listen()
     try:
         app()
-    except KeyboardInterrupt:
-        ending.exit()
+    except (KeyboardInterrupt, SystemExit) as left:
+        ending.leave(left)
+        raise
     except Exception as error:
+        ending.leave(error)
         cause = first_cause(error)
         if not isinstance(cause, BranchwiseError):
             raise

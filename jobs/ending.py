@@ -27,8 +27,10 @@ class Ending:
         self._is_stopped = True
         signal.raise_signal(signal.SIGINT)
 
-    def exit(self) -> None:
-        """Leaves the process after a KeyboardInterrupt, by the code of the signal."""
+    def leave(self, left: BaseException) -> None:
+        """Ends the process by the code of the signal, if one came; typer turns some into exits."""
         if self._is_stopped:
             print("stopped by SIGTERM", file=sys.stderr)
-        sys.exit(EXIT_STOPPED if self._is_stopped else EXIT_INTERRUPTED)
+            sys.exit(EXIT_STOPPED)
+        if isinstance(left, KeyboardInterrupt):
+            sys.exit(EXIT_INTERRUPTED)

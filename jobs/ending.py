@@ -4,6 +4,7 @@ Invariant: SIGTERM does what Ctrl-C does, so there is one way in which a run is 
 was finished is committed, replicas leave, the claim on the run's folder is given up.
 """
 
+import os
 import signal
 import sys
 
@@ -30,7 +31,9 @@ class Ending:
     def leave(self, left: BaseException) -> None:
         """Ends the process by the code of the signal, if one came; typer turns some into exits."""
         if self._is_stopped:
-            print("stopped by SIGTERM", file=sys.stderr)
-            sys.exit(EXIT_STOPPED)
+            print("stopped by SIGTERM", file=sys.stderr, flush=True)
+            sys.stdout.flush()
+            # All is in order; what an interpreter with Ray in it does at its end takes seconds.
+            os._exit(EXIT_STOPPED)
         if isinstance(left, KeyboardInterrupt):
             sys.exit(EXIT_INTERRUPTED)

@@ -1,7 +1,9 @@
 """Runs as jobs of a job server: their ids, their attempts, and what state they are in.
 
 A run's id names it in results and on the cluster. A job server takes an id once, so the first
-attempt has the run's id and later ones `<id>.2`, `<id>.3`. Invariant: of two who submit the same
+attempt has the run's id and later ones `<id>-2`, `<id>-3`. (With a dot there, Ray's loggers, whose
+names are made of these ids, write what belongs to a later attempt into the first one's log too.)
+Invariant: of two who submit the same
 run at once, one is refused.
 """
 
@@ -52,7 +54,7 @@ def _checked_day(text: str) -> str:
 def submission_id_of(run_id: str, attempt: int) -> str:
     """The id of a job, which stands in URLs."""
     name = run_id.replace("/", ".")
-    return name if attempt == 1 else f"{name}.{attempt}"
+    return name if attempt == 1 else f"{name}-{attempt}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -342,21 +342,21 @@ FOREIGN = SimpleNamespace(metadata=None, submission_id="raysubmit_1", start_time
 
 
 def test_attempts_are_numbered_and_two_at_once_refused() -> None:
-    ended = [job("a-1", "a-1", "STOPPED", 1), job("a-1", "a-1.2", "FAILED", 2), FOREIGN]
+    ended = [job("a-1", "a-1", "STOPPED", 1), job("a-1", "a-1-2", "FAILED", 2), FOREIGN]
     assert next_submission_id("b-1", runs_in(ended)) == "b-1"
-    assert next_submission_id("a-1", runs_in(ended)) == "a-1.3"
+    assert next_submission_id("a-1", runs_in(ended)) == "a-1-3"
     assert next_submission_id("n/date=2026-01-31", []) == "n.date=2026-01-31"
     for state in ("PENDING", "RUNNING"):
-        running = runs_in([*ended, job("a-1", "a-1.3", state, 3)])
+        running = runs_in([*ended, job("a-1", "a-1-3", state, 3)])
         with pytest.raises(ClusterError, match="a-1 is running already: follow it with"):
             next_submission_id("a-1", running)
 
 
 def test_runs_are_found_by_either_id_and_unknown_ones_are_answered() -> None:
-    runs = runs_in([job("a-1", "a-1.2", "RUNNING", 2), job("a-1", "a-1", "STOPPED", 1)])
+    runs = runs_in([job("a-1", "a-1-2", "RUNNING", 2), job("a-1", "a-1", "STOPPED", 1)])
     assert found_run("a-1", runs, "here").state == "RUNNING"
-    assert found_run("a-1", runs, "here").newest.submission_id == "a-1.2"
-    assert len(found_run("a-1.2", runs, "here").attempts) == 2
+    assert found_run("a-1", runs, "here").newest.submission_id == "a-1-2"
+    assert len(found_run("a-1-2", runs, "here").attempts) == 2
     with pytest.raises(ClusterError, match="there is no run a-2 at here: did you mean a-1"):
         found_run("a-2", runs, "here")
     with pytest.raises(ClusterError, match="there is no run x at here: branchwise status lists"):
@@ -367,7 +367,7 @@ def test_status_lines() -> None:
     runs = runs_in(
         [
             job("a-1", "a-1", "STOPPED", 1000),
-            job("a-1", "a-1.2", "FAILED", 2000, message="x\nbroke"),
+            job("a-1", "a-1-2", "FAILED", 2000, message="x\nbroke"),
         ]
     )
     head, line = run_lines(runs)

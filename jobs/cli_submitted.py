@@ -94,9 +94,11 @@ def logs(
     server = job_server(address)
     with server.asked():
         found = found_run(run, runs_in(server.client.list_jobs()), server.address)
+    submission_id = str(found.newest.submission_id)
     if follow:
-        _follow_to_end(server, str(found.newest.submission_id), found.run_id)
-    sys.stdout.write(job_log(server, str(found.newest.submission_id)))
+        _follow_to_end(server, submission_id, found.run_id)
+    else:
+        _write(job_log(server, submission_id))
 
 
 @app.command()

@@ -6,8 +6,7 @@ what to change.
 
 import logging
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -193,13 +192,3 @@ def _last_error(error: Exception) -> str:
     lines = [line.strip() for line in str(error).replace("\\n", "\n").splitlines() if line.strip()]
     named = [line for line in lines if "Error" in line]
     return one_line((named or lines or [type(error).__name__])[-1]).rstrip(".\"'")
-
-
-def wait_until(is_so: Callable[[], bool], timeout_s: float, every_s: float = 0.5) -> bool:
-    """Asks again and again; whether it became so in time."""
-    deadline = time.monotonic() + timeout_s
-    while not is_so():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(every_s)
-    return True

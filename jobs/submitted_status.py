@@ -1,11 +1,12 @@
 """What a job server says of runs, as lines; and the end of one on request."""
 
+import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from jobs.following import job_details
-from jobs.job_server import JobServer, wait_until
+from jobs.following import EVERY_S, job_details
+from jobs.job_server import JobServer
 from jobs.submissions import DIGEST, DIGEST_CHARACTERS, ENDED, RECIPE, REVISION, SubmittedRun
 from jobs.submit import STOP_WAIT_S
 from search.errors import ClusterError, one_line
@@ -68,9 +69,9 @@ def stopped(server: JobServer, run: SubmittedRun) -> str:
     with server.asked():
         server.client.stop_job(submission_id)
 
-    def has_ended() -> bool:
-        return job_details(server, submission_id).status.value in ENDED
-
-    if not wait_until(has_ended, STOP_WAIT_S + _STOP_MARGIN_S):
-        raise ClusterError(f"{run.run_id} has not stopped yet: look with branchwise status")
+    deadline = time.monotonic() + STOP_WAIT_S + _STOP_MARGIN_S
+    while job_details(server, submission_id).status.value not in ENDED:
+        if time.monotonic() > deadline:
+            raise ClusterError(f"{run.run_id} has not stopped yet: look with branchwise status")
+        time.sleep(EVERY_S)
     return f"{run.run_id} is stopped: submit its recipe again to go on with it"

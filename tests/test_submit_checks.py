@@ -3,31 +3,40 @@
 Job servers are stood in for by small HTTP servers that answer as Ray's does, or otherwise.
 """
 
+import asyncio
 import json
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from subprocess import PIPE
 from types import SimpleNamespace
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import yaml
 from test_cli import branchwise
 from test_results import RECIPE
 
 from cluster.connect import SUBMITTED_JOB, _no_connection, _worker_environment, connected
+from jobs.commit_log import CommitLog
 from jobs.following import _Seen, exit_code
 from jobs.job_server import find_address, job_server
 from jobs.recipe import load_recipe, parse_recipe
 from jobs.results import git_revision
+from jobs.run_writer import RunWriter
 from jobs.staging import LIMIT_BYTES, staged
+from jobs.storage import storage_at
 from jobs.submissions import found_run, next_submission_id, run_id_of, runs_in
 from jobs.submit import STOP_WAIT, digest_of, prepare
 from jobs.submitted_home import lasting
 from jobs.submitted_status import attempt_lines, run_lines
 from search.errors import ClusterError, RecipeError
+from search.schemas import UNITS
 
 pytestmark = pytest.mark.unit
 
@@ -434,3 +443,45 @@ def test_a_submitted_job_knows_its_revision(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv(SUBMITTED_JOB, json.dumps(config))
     monkeypatch.setenv("PATH", "/nowhere")
     assert git_revision() == "abc"
+
+
+# The end of a run on SIGTERM
+
+WAITING = """
+import signal, jobs.cli
+@jobs.cli.app.command()
+def wait():
+    print("ready", flush=True)
+    signal.pause()
+jobs.cli.main()
+"""
+
+
+def test_sigterm_ends_a_command_with_its_own_code() -> None:
+    command = [sys.executable, "-c", WAITING, "wait"]
+    with subprocess.Popen(command, cwd=ROOT, text=True, stdout=PIPE, stderr=PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.terminate()
+        _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (143, "stopped by SIGTERM\n")
+
+
+def test_what_was_finished_is_committed_before_anything_else_ends(tmp_path: Path) -> None:
+    row: dict[str, Any] = {"unit_id": "u", "problem_id": "p", "status": "done"}
+    units = pa.Table.from_pylist([row], UNITS)
+    log = CommitLog(storage_at(tmp_path))
+    committed: list[int] = []
+
+    async def run() -> None:
+        async with RunWriter(log, 1e6) as writer:
+            try:
+                async with writer.kept_if_stopped():
+                    writer.add("units", units)
+                    raise asyncio.CancelledError
+            finally:
+                committed.append(log.commits)
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(run())
+    assert committed == [1]

@@ -1,8 +1,12 @@
 """Connecting to a Ray cluster: a given one, the one in RAY_ADDRESS, or a local one."""
 
 import contextlib
+import json
 import logging
 import os
+import re
+import signal
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -36,8 +40,15 @@ SERVE_SETTINGS = {
     # How often replicas say how many sequences they have, where their number follows it.
     "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "2",
 }
-# Set by Ray's job server, which also ships the working directory to every worker.
+# Set by Ray's job server, which also ships the working directory to every worker: JSON with the
+# `runtime_env` and `metadata` that the job was submitted with.
 SUBMITTED_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+# What to set where a cluster asks for a token, in words for a reader.
+SET_TOKEN = (
+    "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH, a file) to the cluster's "
+    "token, or write it to ~/.ray/auth_token"
+)
+_VERSIONS = re.compile(r"Ray:\s*(\S+)\s+Python:\s*(\S+)")
 
 log = logging.getLogger("branchwise")
 
@@ -69,10 +80,34 @@ def _start(target: str | None, serve_environment: dict[str, str]) -> None:
     if target is None:
         _start_local(environment)
         return
+    if target.startswith(("http://", "https://")):
+        raise ClusterError(
+            f"{target} is the address of a job server: send the run there with branchwise submit, "
+            "or give the cluster's own address, such as auto or HOST:6379"
+        )
+    from ray.exceptions import AuthenticationError
+
     try:
         _init(address=target, runtime_env=environment)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ClusterError(f"cannot reach the Ray cluster at {target}: {error}") from error
+    except (ConnectionError, RuntimeError, ValueError, AuthenticationError) as error:
+        raise ClusterError(_no_connection(target, error)) from error
+
+
+def _no_connection(target: str, error: Exception) -> str:
+    """Why a cluster cannot be joined, in one line."""
+    from ray.exceptions import AuthenticationError
+
+    found = _VERSIONS.findall(str(error))
+    if len(found) == 2:
+        (theirs, their_python), (ours, our_python) = found
+        return (
+            f"the cluster at {target} runs Ray {theirs} on Python {their_python} and this process "
+            f"Ray {ours} on Python {our_python}: use the same versions here, or send the run as a "
+            "job with branchwise submit"
+        )
+    if isinstance(error, AuthenticationError):
+        return f"the cluster at {target} does not accept this process's token: {SET_TOKEN}"
+    return f"cannot reach the Ray cluster at {target}: {one_line(error)}"
 
 
 @stamina.retry(on=(RuntimeError, TimeoutError), attempts=2, wait_initial=5.0)
@@ -97,12 +132,24 @@ def _worker_environment() -> dict[str, str]:
     quiet = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_TELEMETRY": "1"} | SERVE_SETTINGS
     quiet |= {name: os.environ[name] for name in (FORMAT,) if name in os.environ}
     if SUBMITTED_JOB in os.environ:
-        return quiet
+        # Ray refuses a variable that a job and its driver set to different values.
+        given = job_config().get("runtime_env", {}).get("env_vars") or {}
+        return {name: value for name, value in quiet.items() if name not in given}
     path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH", "")]))
     return quiet | {"PYTHONPATH": path}
+
+
+def job_config() -> dict[str, Any]:
+    """What the job that this process drives was submitted with; empty if it is none."""
+    found: dict[str, Any] = json.loads(os.environ.get(SUBMITTED_JOB, "{}"))
+    return found
 
 
 def _init(**options: Any) -> None:
     import ray
 
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+    # Ray puts its own in the place of the command line's, which ends a run in order.
+    if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_sigterm)

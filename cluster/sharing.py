@@ -57,9 +57,9 @@ class OwnUse:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(self, *raised: object) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, *raised: object) -> None:
         with contextlib.suppress(Exception):
-            await asyncio.to_thread(_remove, self._application)
+            await asyncio.to_thread(_remove, self._application, not _is_stopped(kind))
 
     async def deploys(self, is_there: bool) -> bool:
         """Once, also in the place of what a killed run has left."""
@@ -79,12 +79,13 @@ class SharedUse:
         self._renewals = asyncio.create_task(self._keep_renewing())
         return self
 
-    async def __aexit__(self, *raised: object) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, *raised: object) -> None:
         if self._renewals is not None:
             self._renewals.cancel()
+        leave = keeper().leave_later if _is_stopped(kind) else keeper().leave
         with contextlib.suppress(Exception):
             async with asyncio.timeout(LONGEST_LEAVE_S):
-                await keeper().leave.remote(self._application, self._run)
+                await leave.remote(self._application, self._run)
 
     async def deploys(self, is_there: bool) -> bool:
         """If nobody has, and no other run came first."""
@@ -137,6 +138,7 @@ class Keeper:
     def __init__(self, use_s: float = USE_S) -> None:
         self._uses, self._removing = Uses(use_s), asyncio.Lock()
         self._watch: asyncio.Task[None] | None = None
+        self._leaving: set[asyncio.Task[None]] = set()
 
     async def renew(self, application: str, run: str) -> bool:
         """See `Uses.renew`; waits while the application is being removed."""
@@ -150,6 +152,12 @@ class Keeper:
         async with self._removing:
             if self._uses.leave(application, run):
                 await asyncio.to_thread(_remove, application)
+
+    async def leave_later(self, application: str, run: str) -> None:
+        """The same for one who has no time to wait for it."""
+        leaving = asyncio.create_task(self.leave(application, run))
+        self._leaving.add(leaving)
+        leaving.add_done_callback(self._leaving.discard)
 
     async def _look_for_silent_ones(self) -> None:
         while True:
@@ -193,7 +201,12 @@ def keeper(use_s: float = USE_S) -> Any:
     )
 
 
-def _remove(application: str) -> None:
+def _is_stopped(kind: type[BaseException] | None) -> bool:
+    """Whether a context ends because the run is stopped: it may be killed seconds later."""
+    return kind is not None and issubclass(kind, asyncio.CancelledError)
+
+
+def _remove(application: str, waits: bool = True) -> None:
     from ray import serve
 
-    serve.delete(application)
+    serve.delete(application, _blocking=waits)

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from jobs import cli_history, cli_watch
+from jobs import cli_history, cli_submitted, cli_watch
+from jobs.ending import Ending
 from search.errors import (
     BranchwiseError,
     RecipeError,
@@ -19,7 +20,6 @@ EXIT_REFUSED = 2
 EXIT_PARTIAL = 1
 # EX_TEMPFAIL of sysexits.h: somebody else is at it, which a scheduler may take for fine.
 EXIT_STILL_RUNNING = 75
-EXIT_INTERRUPTED = 130
 
 RecipeFile = Annotated[Path, typer.Argument(help="A recipe, such as jobs/recipes/demo.yaml.")]
 RunFolders = Annotated[list[str], typer.Argument(help="Run folders: paths or URIs.")]
@@ -31,8 +31,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.add_typer(cli_history.app)
-app.add_typer(cli_watch.app)
+for more in (cli_submitted, cli_watch, cli_history):
+    app.add_typer(more.app)
 
 
 @app.command()
@@ -282,12 +282,16 @@ def main() -> None:
     """Runs a command; a mistake of the user's ends in one line, not in a traceback."""
     from cluster.logs import set_up_logging
 
+    ending = Ending()
+    ending.listen()
     try:
         set_up_logging()
         app()
-    except KeyboardInterrupt:
-        sys.exit(EXIT_INTERRUPTED)
+    except (KeyboardInterrupt, SystemExit) as left:
+        ending.leave(left)
+        raise
     except Exception as error:
+        ending.leave(error)
         cause = first_cause(error)
         if not isinstance(cause, BranchwiseError):
             raise

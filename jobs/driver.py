@@ -182,7 +182,7 @@ async def _search(
     each = sum(len(plan.first_units(problem)) for problem in problems[:1] for plan in plans)
     first_units = max(1, each * len(problems) - recall.units)
     with watch.searching(site, len(problems), first_units) as search:
-        async with asyncio.TaskGroup() as tasks:
+        async with writer.kept_if_stopped(), asyncio.TaskGroup() as tasks:
             skip = search.display.skip_problem
             dispatch = Dispatch(problems, plans, writer, commit, tasks, recall, skip)
             async for done in run_units(dispatch.backlog, site, bound, ready.keys, search.flight):

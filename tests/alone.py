@@ -34,17 +34,19 @@ ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ADDRESS": ""}
 def run_alone(
     words: list[str], tools: Path, environment: Mapping[str, str], timeout_s: float
 ) -> subprocess.CompletedProcess[str]:
-    """Runs a command to its end, with `tools` in front of PATH; output and errors in one."""
+    """Runs a command, with `tools` in front of PATH; output and errors in one.
+
+    If it takes too long it is killed, and the code is 137.
+    """
     kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     path = {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"}
     return subprocess.run(
-        [*UNSHARE, "bash", "-c", PREPARE, "alone", *words],
+        [*UNSHARE, "bash", "-c", PREPARE, "alone", "timeout", "-s", "KILL", f"{timeout_s}", *words],
         env=kept | ENVIRONMENT | path | dict(environment),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=timeout_s,
     )
 
 

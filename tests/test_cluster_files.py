@@ -206,10 +206,14 @@ def machines():
     found = get_cluster_status(ray.get_runtime_context().gcs_address)
     return sorted(node.ray_node_type_name for node in [*found.active_nodes, *found.idle_nodes])
 
-def wait_for(wanted):
-    while machines() != wanted:
+def wait_for(*wanted):
+    found = None
+    while found != sorted(wanted):
         time.sleep(0.2)
-    print("SEEN", json.dumps(wanted), flush=True)
+        before, found = found, machines()
+        if found != before:
+            print("there are", found, flush=True)
+    print("REACHED", json.dumps(found), flush=True)
 
 head, token = sys.argv[1:]
 print("ASKED", status(""), status(token), flush=True)
@@ -219,14 +223,14 @@ ray.init(address="auto", log_to_driver=False)
 def holds_gpus():
     time.sleep(600)
 
-wait_for([head])
+wait_for(head)
 policy = holds_gpus.options(num_gpus=1).remote()
-wait_for([head, "policy_worker"])
+wait_for(head, "policy_worker")
 prm = holds_gpus.options(num_gpus=4).remote()
-wait_for(sorted([head, "policy_worker", "prm_worker"]))
+wait_for(head, "policy_worker", "prm_worker")
 ray.cancel(policy, force=True)
 ray.cancel(prm, force=True)
-wait_for([head])
+wait_for(head)
 """
 
 
@@ -251,11 +255,11 @@ def test_machines_come_for_gpus_and_leave_when_idle(tools: Path, tmp_path: Path)
         "AUTOSCALER_UPDATE_INTERVAL_S": "1",
         "RAY_prestart_worker_first_driver": "0",
     }
-    done = run_alone(["bash", "-c", "\n".join(lines)], tools, environment, 250)
+    done = run_alone(["bash", "-c", "\n".join(lines)], tools, environment, 120)
     assert done.returncode == 0, done.stdout
     assert "ASKED 401 200" in done.stdout
-    seen = re.findall(r"^SEEN (.*)$", done.stdout, re.MULTILINE)
-    assert [json.loads(line) for line in seen] == [
+    reached = re.findall(r"^REACHED (.*)$", done.stdout, re.MULTILINE)
+    assert [json.loads(line) for line in reached] == [
         [HEAD_TYPE],
         ["policy_worker", HEAD_TYPE],
         ["policy_worker", "prm_worker", HEAD_TYPE],
@@ -291,7 +295,7 @@ def test_the_slurm_script_starts_a_cluster_and_ends_as_the_run_does(
         "RAY_prestart_worker_first_driver": "0",
     }
     words = [str(SLURM), "a recipe.yaml", "seed=1"]
-    done = run_alone(words, tools, environment, 200)
+    done = run_alone(words, tools, environment, 120)
     assert done.returncode == 3, done.stdout
     runs = tmp_path / "runs"
     told = json.loads((tmp_path / "told.json").read_text())

@@ -3,7 +3,6 @@
 One head serves all tests; what a test waits for is progress of a run, seen in its folder.
 """
 
-import inspect
 import json
 import shutil
 import subprocess
@@ -17,7 +16,6 @@ import pytest
 import yaml
 from ray_head import BIN, Head, ray_head
 
-import jobs.cli
 from jobs.results import Run, load_run
 
 pytestmark = [
@@ -28,14 +26,6 @@ pytestmark = [
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE_S = 240.0
-# Until `branchwise run` knows --as, a run is sent without its name.
-WITHOUT_AS = """
-import jobs.cli, jobs.submit
-jobs.submit.Submission.entrypoint = property(lambda self: "python -m jobs run recipe.yaml")
-jobs.cli.main()
-"""
-KNOWS_AS = "as_" in inspect.signature(jobs.cli.run).parameters
-MODULE = ["-m", "jobs"] if KNOWS_AS else ["-c", WITHOUT_AS]
 PROBLEMS = 4
 UNITS = PROBLEMS * 2
 
@@ -95,7 +85,7 @@ def branchwise(
 ) -> "subprocess.CompletedProcess[str]":
     """A command of the checkout, told of the head by the environment."""
     environment = head.environment | {"RAY_API_SERVER_ADDRESS": head.address}
-    command = [sys.executable, *MODULE, *map(str, arguments)]
+    command = [sys.executable, "-m", "jobs", *map(str, arguments)]
     environment |= {"PYTHONPATH": str(ROOT)}
     return subprocess.run(
         command, env=environment, cwd=cwd, capture_output=True, text=True, timeout=PATIENCE_S

@@ -33,7 +33,7 @@ def test_a_night_is_done_once(tmp_path: Path) -> None:
     run = load_run(folder)
     [row] = run.runs.to_pylist()
     assert row["units"] == run.units.num_rows
-    assert row["solutions"] == run.solutions.num_rows == 4 * 16
+    assert row["solutions"] == run.solutions.num_rows > 0
     assert row["seconds"] == run.record["seconds"] > 0
     assert row["finished_at"] == run.record["finished_at"]
     assert (row["partition"], row["failed_units"], row["retries"]) == (DAY, 0, 0)

@@ -125,7 +125,14 @@ def _points(folder: Storage, search: Row) -> Iterable[Row]:
 
 
 def _gpu_columns(recipe: Recipe, seconds: float, names: Collection[str]) -> Row:
-    """GPUs as if its replicas had held them all the time; a price only if they are of one type."""
+    """GPUs as if its replicas had held them all the time; a price only if they are of one type.
+
+    Of replicas that came and went it is not known how long they held theirs.
+    """
+    if any(
+        model.autoscaling for model in [*recipe.policies, *([recipe.prm] if recipe.prm else [])]
+    ):
+        return {"gpu_seconds": None, "gpu_type": None, "usd": None}
     held = max(map(_gpus, recipe.policies)) + (_gpus(recipe.prm) if recipe.prm else 0.0)
     row: Row = {"gpu_seconds": held * seconds, "gpu_type": None, "usd": None}
     kinds = [type_of_accelerator(name) for name in names]

@@ -89,7 +89,7 @@ def _start(target: str | None, serve_environment: dict[str, str]) -> None:
 
     try:
         _init(address=target, runtime_env=environment)
-    except (ConnectionError, RuntimeError, ValueError, AuthenticationError) as error:
+    except (OSError, RuntimeError, ValueError, AuthenticationError) as error:
         raise ClusterError(_no_connection(target, error)) from error
 
 
@@ -149,7 +149,11 @@ def _init(**options: Any) -> None:
     import ray
 
     on_sigterm = signal.getsignal(signal.SIGTERM)
-    ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+    try:
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+    except Exception as error:
+        # Ray's word for a node that takes too long is a bare Exception.
+        raise (TimeoutError(one_line(error)) if type(error) is Exception else error) from None
     # Ray puts its own in the place of the command line's, which ends a run in order.
     if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)

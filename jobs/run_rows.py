@@ -129,9 +129,8 @@ def _gpu_columns(recipe: Recipe, seconds: float, names: Collection[str]) -> Row:
 
     Of replicas that came and went it is not known how long they held theirs.
     """
-    if any(
-        model.autoscaling for model in [*recipe.policies, *([recipe.prm] if recipe.prm else [])]
-    ):
+    models: list[ModelSettings] = [*recipe.policies, *([recipe.prm] if recipe.prm else [])]
+    if any(model.autoscaling for model in models):
         return {"gpu_seconds": None, "gpu_type": None, "usd": None}
     held = max(map(_gpus, recipe.policies)) + (_gpus(recipe.prm) if recipe.prm else 0.0)
     row: Row = {"gpu_seconds": held * seconds, "gpu_type": None, "usd": None}

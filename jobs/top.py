@@ -121,6 +121,7 @@ def _add_searching(rows: Table, seen: Searching) -> None:
     rows.add_row("units", _beside(bar, f"{tally.units}/{seen.units}{left}"))
     rows.add_row("solutions", f"{tally.answers_graded} graded, {tally.accuracy:.1%} correct")
     rows.add_row("in flight", _in_flight(seen))
+    rows.add_row("last news", f"{_duration(seen.silent_s)} before the driver was heard of")
     rows.add_row("policy", f"{seen.policy_tokens_s:,.0f} tokens/s{_cached(seen)}")
     rows.add_row("PRM", f"{seen.prm_tokens_s:,.0f} tokens/s{_over_minimal(seen)}")
     faults = f"{tally.units_failed} units failed, {flight.units_again} run again"
@@ -143,9 +144,7 @@ def _in_flight(seen: Searching) -> str:
         f"{flight.units_in_flight} units in {flight.tasks_in_flight} tasks, "
         f"{flight.solutions_in_flight} of {flight.solutions_admitted} solutions"
     )
-    if flight.units_waiting:
-        text += f", {flight.units_waiting} units wait to be run again"
-    return f"{text}, nothing finished for {_duration(seen.silent_s)}"
+    return f"{text}, {flight.units_waiting} to be run again" if flight.units_waiting else text
 
 
 def _cached(seen: Searching) -> str:

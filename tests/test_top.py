@@ -271,7 +271,9 @@ def test_a_run_that_goes_on_is_drawn_without_terminal_codes(tmp_path: Path) -> N
     assert found["problems"] == "3/12 problems"
     assert found["units"].endswith("10/40, about 1:02:05 left")
     assert found["solutions"] == "400 graded, 25.0% correct"
-    assert found["in"].startswith("flight  8 units in 2 tasks, 128 of 256 solutions, 1 units wait")
+    assert found["last"] == "news  0:00:04 before the driver was heard of"
+    flight = "flight  8 units in 2 tasks, 128 of 256 solutions, 1 to be run again"
+    assert found["in"] == flight
     assert found["policy"] == "1,234 tokens/s, 97.0% of prefixes cached"
     assert found["PRM"] == "988 tokens/s, 1.05 of the fewest possible"
     assert found["faults"] == "1 units failed, 3 run again, 1 tasks lost"

@@ -20,6 +20,7 @@ from rich.table import Table
 
 from actors.spec import ModelSpec
 from benchmarks.results import Result, result, write_results, writes_results
+from cluster import connect
 from cluster.admission import Admission, admission_of
 from cluster.connect import connected
 from cluster.deploy import deployed
@@ -38,8 +39,8 @@ PRM = EngineTiming(iteration_s=0.02, sequence_s=0.0, prompt_token_s=0.00005, max
 STEPS = StepModel(
     step_tokens=50, step_cv=0.6, end_shares=evenly_spread_ends(8, 2), prompt_tokens=100
 )
-# In real time a quarter as fast: at 16 replicas the 32 processes and the units that call them need
-# 0.8 of a core, and at full speed three. The fake policy counts bytes as tokens, so its steps
+# In real time a quarter as fast: at full speed 16 replicas of both roles, 32 processes, and the
+# work units that call them need three cores. The fake policy counts bytes as tokens, so its steps
 # have their own length.
 REAL = {"iteration_s": 0.08, "sequence_s": 0.0008}
 REAL_STEPS = {"mean_steps": 6, "step_tokens": 40.0}
@@ -48,6 +49,9 @@ WEAK, WEAK_REAL, STRONG = (1, 2, 4, 8, 16, 64), (1, 4, 16), (1, 2, 4)
 BRANCHING = 4
 GOALS = {("weak", 4): 0.95, ("weak", 16): 0.9, ("strong", 4): 0.7, ("strong, beam", 4): 0.7}
 UNIT_TIMEOUT_S = 600.0
+# Work units of 16 replicas run side by side: a cluster has cores for them on the machines that come
+# with the replicas, a local one offers fewer than they ask for.
+LOGICAL_CORES = 24
 SEEDS = 1_000
 
 
@@ -94,13 +98,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--real", action="store_true", help="through Serve as well")
     parser.add_argument("--real-only", action="store_true", help="through Serve, not simulated")
     parser.add_argument("--only", nargs="+", choices=list(KINDS), default=list(KINDS))
+    parser.add_argument("--counts", type=int, nargs="+", help="of replicas, through Serve")
     parser.add_argument("--repetitions", type=int, help="of each, after one that warms up")
     parser.add_argument("--toy", action="store_true", help="small, to see that it works")
     writes_results(parser)
     options = parser.parse_args(arguments)
     logging.getLogger("branchwise").setLevel(logging.WARNING)
     size = TOY if options.toy else Size()
-    size = replace(size, repetitions=options.repetitions or size.repetitions)
+    size = replace(
+        size,
+        repetitions=options.repetitions or size.repetitions,
+        real=tuple(options.counts or size.real),
+    )
     found: list[Efficiencies] = []
     if not options.real_only:
         found += [line for kind in options.only for line in virtual(size, kind)]
@@ -181,6 +190,7 @@ async def _through_serve(size: Size, kind: str, count: int) -> list[float]:
     # Replicas and work units only wait, so any number of them fits two cores.
     spec = ModelSpec("fake", "fake", "fake", "float64", replicas=count, cpus_per_replica=0.01)
     policy, prm = replace(spec, options=REAL | REAL_STEPS), replace(spec, options=dict(REAL))
+    connect.LOCAL_LOGICAL_CORES = LOGICAL_CORES
     with connected(None):
         async with deployed("prm", prm) as starting, deployed("policy", policy) as policy_starting:
             prms, policies = await asyncio.gather(starting, policy_starting)

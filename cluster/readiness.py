@@ -85,7 +85,9 @@ async def _state(application: str) -> Any:
 
     state = (await asyncio.to_thread(serve.status)).applications.get(application)
     if state is not None and state.status == "DEPLOY_FAILED":
-        raise RuntimeError(state.message or _why(state))
+        # That of a deployment names the cause, that of the application only the deployment.
+        said = [state.message, *(each.message for each in state.deployments.values())]
+        raise RuntimeError("\n".join(filter(None, said)))
     return state
 
 

@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 TOKEN = "branchwise-test-" + "0" * 48
 # Programs of this interpreter come first: `python` is what a job is started with.
 BIN = str(Path(sys.executable).parent)
@@ -63,9 +65,22 @@ def ray_head(home: Path, cores: int = 8) -> Iterator[Head]:
         _wait_for(head, process, Path(folder) / "output")
         yield head
     finally:
-        process.terminate()
-        process.wait(END_S)
+        _end(process)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """In order if it can be had in time, and with all that it started."""
+    started = psutil.Process(process.pid).children(recursive=True)
+    process.terminate()
+    try:
+        process.wait(END_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    for each in started:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.kill()
 
 
 def _environment(home: Path) -> dict[str, str]:

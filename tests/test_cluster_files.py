@@ -151,6 +151,9 @@ def test_the_image_gets_what_it_is_made_of_and_nothing_else() -> None:
     assert set(re.findall(r'"(\w+)\*"', found[1])) <= copied
 
 
+FAKE_PROVIDER = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
+
+
 @pytest.fixture
 def tools(tmp_path: Path) -> Path:
     """A folder of commands; HOME is beside it, and has a token."""
@@ -171,7 +174,9 @@ def fake_cluster() -> dict[str, Any]:
     config = cluster()
     del config["docker"], config["file_mounts"]
     config["provider"] = {
-        "type": "fake_multinode",
+        # By its class: by its name Ray looks for a file that its package lacks.
+        "type": "external",
+        "module": FAKE_PROVIDER,
         "launch_multiple": True,
         "head_node_id": HEAD,
         "disable_node_updaters": True,
@@ -182,9 +187,9 @@ def fake_cluster() -> dict[str, Any]:
     types["prm_worker"]["resources"] = {"CPU": 48, "GPU": 4}
     types[HEAD_TYPE] = types.pop("head") | {"resources": {"CPU": 1}}
     config["head_node_type"] = HEAD_TYPE
-    for phase in ("setup", "worker_setup", "worker_start_ray"):
+    for phase in ("initialization", "setup", "head_setup", "worker_setup", "worker_start_ray"):
         config[f"{phase}_commands"] = []
-    return config
+    return config | {"file_mounts": {}, "cluster_synced_files": []}
 
 
 # Runs where the head is: asks for what models ask for, and writes which machines came and went.

@@ -312,4 +312,4 @@ def test_one_item_of_a_batch_is_given_up_in_the_engine_and_no_other(
     assert running == 1
     assert [len(batch) for batch in batches] == [2, 1]
     assert batches[1] == [GiveUp(batches[0][0].ticket)]
-    assert not replica._under_way
+    assert not replica._may_be_given_up

@@ -128,7 +128,9 @@ def _named(runs: Storage, name: RunName, recipe: Recipe, also_if_running: bool) 
     try:
         if name.date and not also_if_running:
             check_nights_before(runs, name, lease)
-        record = _record_of(folder, name, recipe)
+        is_begun, record = folder.has(RECORD), _record_of(folder, name, recipe)
+        if is_begun:
+            log.info("%s is continued", folder.where)
         _write_json(patient, RECORD, asdict(record))
         return OpenRun(patient, record, CommitLog(patient, lease.check), lease)
     except BaseException:

@@ -197,7 +197,8 @@ def test_a_fresh_clone_is_submitted_with_rays_own_command(
 
     finished = ray_job(head, *command, *entrypoint)
     assert finished.returncode == 0, finished.stdout + finished.stderr
-    assert "fake done: " in finished.stdout
+    assert " done: " in finished.stdout
+    assert "policy fake]" in finished.stdout
     _, run = run_of(home, "plain")
     assert run.units["status"].to_pylist() == ["done"] * UNITS
 

@@ -19,7 +19,7 @@ from jobs.fit import (
     readable,
 )
 from jobs.routed_checks import check_plan
-from jobs.settings import ModelSettings, Recipe
+from jobs.settings import Recipe
 from search.config import Compat, SearchConfig
 from search.partition import partition
 from search.problem import Problem
@@ -68,8 +68,10 @@ def plan_run(recipe: Recipe) -> RunPlan:
         units=sum(1 for config in configs for _ in partition(anything, config, spu)),
         level_tokens=sum(map(level_tokens, configs)),
         most_tokens=sum(map(most_tokens, configs)),
-        gpus=max(map(_gpus, models[0])) + sum(map(_gpus, models[1])),
-        cores=max(map(_cores, models[0])) + sum(map(_cores, models[1])) + CORES_FOR_UNITS,
+        gpus=max(m.most_gpus for m in models[0]) + sum(m.most_gpus for m in models[1]),
+        cores=max(m.most_cores for m in models[0])
+        + sum(m.most_cores for m in models[1])
+        + CORES_FOR_UNITS,
         fits=model_fits(recipe),
     )
 
@@ -127,14 +129,6 @@ def _row_count(source: DataSource) -> int | None:
     return int(pq.read_metadata(path).num_rows)
 
 
-def _gpus(model: ModelSettings) -> float:
-    return model.gpus_per_replica * model.most_replicas
-
-
-def _cores(model: ModelSettings) -> float:
-    return model.cpus_per_replica * model.most_replicas
-
-
 # What is printed
 
 
@@ -166,7 +160,7 @@ def _model_rows(fit: ModelFit) -> Iterator[tuple[str, str]]:
     per = "GPU" if model.gpus_per_replica else "replica"
     yield "engine", model.engine
     yield "replicas", str(model.replicas)
-    yield "GPUs of a replica / in all", f"{model.gpus_per_replica:g} / {_gpus(model):g}"
+    yield "GPUs of a replica / in all", f"{model.gpus_per_replica:g} / {model.most_gpus:g}"
     yield "dtype", " ".join(filter(None, [model.dtype, fit.quantization]))
     yield "parameters", f"{fit.shape.parameters:,}" if fit.shape else _missing(fit)
     yield "weights", _size(fit, fit.weight_bytes, per)

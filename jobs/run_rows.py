@@ -132,17 +132,14 @@ def _gpu_columns(recipe: Recipe, seconds: float, names: Collection[str]) -> Row:
     models: list[ModelSettings] = [*recipe.policies, *([recipe.prm] if recipe.prm else [])]
     if any(model.autoscaling for model in models):
         return {"gpu_seconds": None, "gpu_type": None, "usd": None}
-    held = max(map(_gpus, recipe.policies)) + (_gpus(recipe.prm) if recipe.prm else 0.0)
+    held = max(policy.most_gpus for policy in recipe.policies)
+    held += recipe.prm.most_gpus if recipe.prm else 0.0
     row: Row = {"gpu_seconds": held * seconds, "gpu_type": None, "usd": None}
     kinds = [type_of_accelerator(name) for name in names]
     if held and len(kinds) == 1 and kinds[0]:
         usd = held * seconds / 3600 * kinds[0].usd_per_hour
         row |= {"gpu_type": kinds[0].name, "usd": usd}
     return row
-
-
-def _gpus(model: ModelSettings) -> float:
-    return model.gpus_per_replica * model.replicas
 
 
 def _elapsed_s(folder: Storage, record: Row) -> float:

@@ -109,6 +109,16 @@ class ModelSettings(Section):
         """How many there are at most."""
         return self.autoscaling.max if self.autoscaling else self.replicas
 
+    @property
+    def most_gpus(self) -> float:
+        """GPUs of all replicas."""
+        return self.gpus_per_replica * self.most_replicas
+
+    @property
+    def most_cores(self) -> float:
+        """CPU cores of all replicas."""
+        return self.cpus_per_replica * self.most_replicas
+
 
 class ThinkingSettings(Section):
     """The marks around what a policy thinks before it answers."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 import yaml
+from free_ports import free_ports
 
 IDLE_MINUTES = 0.1
 HEAD = "ray.head.default"
@@ -25,7 +26,7 @@ NOTHING += ["head_start_ray_commands", "worker_start_ray_commands", "rsync_exclu
 @contextlib.contextmanager
 def growing_cluster(folder: Path, head_cpus: int, machines: dict[str, Any]) -> Iterator[str]:
     """Its address. machines: the node types that may be added, as in a cluster file."""
-    port = _free_port()
+    [port] = free_ports(1)
     config = folder / "cluster.yaml"
     config.write_text(yaml.safe_dump(_config(f"127.0.0.1:{port}", head_cpus, machines)))
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
@@ -66,12 +67,6 @@ def _short(folder: Path) -> str:
     link = Path(f"/tmp/growing-{os.getpid()}-{folder.stat().st_ino % 10_000}")
     link.mkdir(exist_ok=True)
     return str(link)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _wait_for(port: int, head: psutil.Popen) -> None:

@@ -6,7 +6,6 @@ Tokens are on, and nothing of the machine's own token, address or checkout is se
 import contextlib
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+from free_ports import free_ports
 
 TOKEN = "branchwise-test-" + "0" * 48
 # Programs of this interpreter come first: `python` is what a job is started with.
@@ -44,7 +44,7 @@ class Head:
 @contextlib.contextmanager
 def ray_head(home: Path, cores: int = 8) -> Iterator[Head]:
     """Starts one and ends it. home: what its jobs see as BRANCHWISE_HOME."""
-    dashboard, *others = _free_ports(4)
+    dashboard, *others = free_ports(4)
     ports = zip(
         ("port", "dashboard-agent-listen-port", "ray-client-server-port"), others, strict=True
     )
@@ -94,14 +94,6 @@ def _environment(home: Path) -> dict[str, str]:
         # A replica that cannot start is not started again and again.
         "RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT": "1",
     }
-
-
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as opened:
-        sockets = [opened.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [int(each.getsockname()[1]) for each in sockets]
 
 
 def _wait_for(head: Head, process: "subprocess.Popen[bytes]", output: Path) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from free_ports import free_ports
 from pyarrow import fs
 
 PACKAGES = Path(sys.prefix) / "s3-server"
@@ -71,7 +72,7 @@ def running_s3(log: Path) -> Iterator[S3Server]:
     """Starts a server on a free port, and ends it."""
     if not PACKAGES.exists():
         pytest.fail(f"there is no {PACKAGES}: `make test` installs the S3 server there")
-    port = _free_port()
+    [port] = free_ports(1)
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     environment = os.environ | {"PYTHONPATH": str(PACKAGES)}
     with (
@@ -90,12 +91,6 @@ def running_s3(log: Path) -> Iterator[S3Server]:
             yield server
         finally:
             process.kill()
-
-
-def _free_port() -> int:
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        return int(held.getsockname()[1])
 
 
 def _wait_for(server: S3Server, log: Path) -> None:

@@ -40,6 +40,9 @@ SERVE_SETTINGS = {
     # How often replicas say how many sequences they have, where their number follows it.
     "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "2",
 }
+# Read when ray is imported. Otherwise a call that a run which ends has left in a thread would start
+# a Ray of its own, once this one is shut down.
+RAY_SETTINGS = {"RAY_ENABLE_AUTO_CONNECT": "0"}
 # Set by Ray's job server, which also ships the working directory to every worker: JSON with the
 # `runtime_env` and `metadata` that the job was submitted with.
 SUBMITTED_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
@@ -62,6 +65,7 @@ def connected(address: str | None, packs_replicas: bool = False) -> Iterator[boo
     `packs_replicas`: Serve fills machines one by one, as models on GPUs need it, instead of
     spreading replicas; it has no effect if Serve runs on the cluster already.
     """
+    os.environ.update(RAY_SETTINGS)
     import ray
 
     already, target = ray.is_initialized(), address or os.environ.get("RAY_ADDRESS")

@@ -106,6 +106,8 @@ class Machines:
         known = await self._dead(frozenset())
         while self._calls:
             await asyncio.sleep(LOOK_INTERVAL_S)
+            if not self._calls:
+                return
             dead = await self._dead(known)
             for call in self._calls:
                 if call.machine in dead or (dead > known and not call.machine):

@@ -1,6 +1,8 @@
 """Tiny checkpoints for tests: random or scripted weights beside the repository's tokenizer."""
 
+import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,10 @@ import torch
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 from actors.engines.process_reward_model import Qwen2ForProcessRewardModel
+from cluster.connect import RAY_SETTINGS
 
+# Before any test imports ray, which reads them then.
+os.environ.update(RAY_SETTINGS)
 TOKENIZER_FOLDER = Path(__file__).parent.parent / "embedded" / "models" / "policy-0.1m"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 VOCABULARY = 383
@@ -33,6 +38,15 @@ TINY: dict[str, Any] = {
 # One-hot embeddings of every token fit into the hidden size.
 SCRIPTED = TINY | {"hidden_size": 384, "intermediate_size": 4, "num_hidden_layers": 1}
 SaveCheckpoint = Callable[[PreTrainedModel], Path]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def leaves_no_ray() -> Iterator[None]:
+    """A module ends its connection to Ray: the next one would take it for its own cluster."""
+    yield
+    if (ray := sys.modules.get("ray")) is not None and ray.is_initialized():
+        ray.shutdown()
+        pytest.fail("this module has left this process connected to Ray")
 
 
 @pytest.fixture(scope="module")

@@ -18,12 +18,13 @@ class Cluster:
 
     def __init__(self) -> None:
         self.dead: set[str] = set()
-        self.fails = False
+        self.fails, self.looks = False, 0
         self.started: list[Task] = []
         self.cancelled: list[Any] = []
         self.machines = Machines(self._look, self.cancelled.append)
 
     async def _look(self) -> Dead:
+        self.looks += 1
         if self.fails:
             raise NodeDiedError("the head does not answer")
         return frozenset(self.dead)
@@ -154,3 +155,19 @@ def test_a_task_that_nobody_waits_for_is_cancelled() -> None:
 
     cancelled, started = run_virtually(leave())[0]
     assert cancelled == started
+
+
+def test_nothing_looks_for_machines_when_no_task_is_left() -> None:
+    async def scenario() -> int:
+        cluster = Cluster()
+        running = cluster.run()
+        await asyncio.sleep(LOOK_INTERVAL_S / 2)
+        [task] = cluster.started
+        task.begin("a")
+        task.end("answer")
+        assert await running == "answer"
+        looks = cluster.looks
+        await some_looks()
+        return cluster.looks - looks
+
+    assert run_virtually(scenario()) == 0

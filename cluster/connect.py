@@ -12,6 +12,7 @@ from typing import Any
 
 import stamina
 
+from actors.importing import uncollected
 from cluster.logs import FORMAT
 from cluster.repository import REPOSITORY
 from search.errors import ClusterError, one_line
@@ -66,7 +67,8 @@ def connected(address: str | None, packs_replicas: bool = False) -> Iterator[boo
     spreading replicas; it has no effect if Serve runs on the cluster already.
     """
     os.environ.update(RAY_SETTINGS)
-    import ray
+    with uncollected():
+        import ray
 
     already, target = ray.is_initialized(), address or os.environ.get("RAY_ADDRESS")
     if not already:
@@ -80,7 +82,7 @@ def connected(address: str | None, packs_replicas: bool = False) -> Iterator[boo
 
 def _start(target: str | None, serve_environment: dict[str, str]) -> None:
     os.environ.update(SERVE_SETTINGS)
-    environment = {"env_vars": _worker_environment() | serve_environment}
+    environment = _worker_environment() | serve_environment
     if target is None:
         _start_local(environment)
         return
@@ -92,7 +94,7 @@ def _start(target: str | None, serve_environment: dict[str, str]) -> None:
     from ray.exceptions import AuthenticationError
 
     try:
-        _init(address=target, runtime_env=environment)
+        _init(address=target, runtime_env={"env_vars": environment})
     except (OSError, RuntimeError, ValueError, AuthenticationError) as error:
         raise ClusterError(_no_connection(target, error)) from error
 
@@ -115,20 +117,34 @@ def _no_connection(target: str, error: Exception) -> str:
 
 
 @stamina.retry(on=(RuntimeError, TimeoutError), attempts=2, wait_initial=5.0)
-def _start_local(environment: dict[str, Any]) -> None:
-    """Under load the raylet can miss its fixed 30 s start wait: tried twice."""
+def _start_local(environment: dict[str, str]) -> None:
+    """Under load the raylet can miss its fixed 30 s start wait: tried twice.
+
+    Workers have the environment that Ray is started in: one given as a runtime environment is made
+    by an agent, which takes seconds to start itself.
+    """
     cores = max(LOCAL_LOGICAL_CORES, os.cpu_count() or 1)
     try:
-        _init(
-            address="local",
-            num_cpus=cores,
-            include_dashboard=False,
-            runtime_env=environment,
-            _system_config=WORKERS,
-        )
+        with _environment(environment):
+            _init(address="local", num_cpus=cores, include_dashboard=False, _system_config=WORKERS)
     except (RuntimeError, TimeoutError) as error:
         log.warning("Ray did not start on this machine: %s", one_line(error))
         raise
+
+
+@contextlib.contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    """Sets them for this process and what it starts meanwhile."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _worker_environment() -> dict[str, str]:

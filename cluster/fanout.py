@@ -7,6 +7,7 @@ with its worker or machine, and units that failed, are run again: the seeds make
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ import pyarrow as pa
 import stamina
 
 from actors.client import RemotePolicy, RemotePRM
+from actors.importing import uncollected
 from actors.spread import spread_policy, spread_prm
 from cluster.admission import Admission, Bundle
 from cluster.attempts import Attempts
@@ -33,8 +35,8 @@ from search.schemas import NODES, SOLUTIONS, UNITS
 
 # A task waits for replicas far more than it computes.
 TASK_CPUS = 0.25
-# More than a small machine runs at once; a large one has cores to start them when they are due.
-WARM_WORKERS = 4
+# As many as this machine starts at once; a large one has cores to start more when they are due.
+WARM_WORKERS = min(4, os.cpu_count() or 1)
 # A task is lost with its worker or machine. On machines that may be taken away that is no fault of
 # its units, but a unit that ends its worker each time must end too.
 STARTS_OF_A_TASK = 8
@@ -244,7 +246,8 @@ def warm_up(admission: Admission) -> None:
 
 
 def _import_serve() -> None:
-    from ray import serve
+    with uncollected():
+        from ray import serve
 
     del serve
 

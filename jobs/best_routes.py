@@ -7,7 +7,6 @@ no others.
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.special import stdtrit
 
 from jobs.intervals import CONFIDENCE
 from search.votes import Floats
@@ -35,6 +34,8 @@ def weighted_mean(values: Floats, weights: Floats) -> tuple[Floats, Floats]:
 
 def weighted_interval(values: Floats, weights: Floats) -> tuple[float, float, float]:
     """Mean and 95 % interval (Student's t) of values (P,); NaN ends where there is no error."""
+    from scipy.special import stdtrit
+
     mean, error = weighted_mean(values, weights)
     if not np.isfinite(error):
         return float(mean), float("nan"), float("nan")

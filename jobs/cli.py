@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from actors.importing import uncollected
 from jobs import cli_history, cli_submitted, cli_watch
 from jobs.ending import Ending
 from search.errors import (
@@ -76,7 +77,8 @@ def run(
         raise RecipeError("--also-if-running and --catch-up are for runs with --date: give one")
     from rich.console import Console
 
-    from jobs.scheduled import Start, run_to_exit_code
+    with uncollected():
+        from jobs.scheduled import Start, run_to_exit_code
 
     start = Start(
         name=name, into=into, fresh=fresh, also_if_running=also_if_running, catch_up=catch_up

@@ -21,6 +21,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, field_validator
 
+from actors.importing import uncollected
 from cluster.repository import REPOSITORY
 from jobs.json_rows import Row, parse_line
 from search.answers import boxed_answer
@@ -175,8 +176,9 @@ def _read_reasoning_gym(source: DataSource) -> list[LoadedProblem]:
 
 
 def _draw_entries(task: str, seed: int, source: DataSource) -> list[dict[str, Any]]:
-    import reasoning_gym
-    from reasoning_gym.factory import DATASETS
+    with uncollected():
+        import reasoning_gym
+        from reasoning_gym.factory import DATASETS
 
     if task not in DATASETS:
         raise RecipeError(f"unknown task {task!r}: {did_you_mean(task, sorted(DATASETS))}")

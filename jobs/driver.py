@@ -135,25 +135,25 @@ async def _search_all(
     """Every policy of the ladder in turn, with the PRM deployed once."""
     policies = [policy_spec(policy) for policy in recipe.policies]
     prm, failed, work = prm_spec(recipe.prm), 0, recipe.work
-    with connected(address, packs_replicas=uses_gpus(policies, prm)) as is_shared:
-        check_capacity(policies, prm, recipe.cluster.autoscales)
-        timeout_s = recipe.cluster.machines_timeout_s if recipe.cluster.autoscales else None
-        serving = partial(deployed, is_shared=is_shared, machines_timeout_s=timeout_s)
-        warm_up(admission(recipe, policies[0].name, len(loaded)))
-        # What takes long to start is started first: the PRM and a policy load side by side.
-        async with (
-            serving("prm", prm) as prm_replicas,
-            Graders(work.grading_processes, work.grading_timeout_s) as graders,
-        ):
-            problems, bad = await _split_gradable(loaded, graders)
-            for place, policy in enumerate(policies):
-                watch.deploying([each.name for each in policies], place)
-                async with serving("policy", policy) as policy_replicas:
-                    ready = Ready(*await asyncio.gather(policy_replicas, prm_replicas))
-                    known = PolicyRecall(recall, policy.name)
-                    failed += await _search(
-                        recipe, policy, ready, problems, writer, known, graders, watch
-                    )
+    # What takes long starts side by side: grading processes and Ray, then the PRM and a policy.
+    async with Graders(work.grading_processes, work.grading_timeout_s) as graders:
+        with connected(address, packs_replicas=uses_gpus(policies, prm)) as is_shared:
+            check_capacity(policies, prm, recipe.cluster.autoscales)
+            timeout_s = recipe.cluster.machines_timeout_s if recipe.cluster.autoscales else None
+            serving = partial(deployed, is_shared=is_shared, machines_timeout_s=timeout_s)
+            warm_up(admission(recipe, policies[0].name, len(loaded)))
+            splitting = asyncio.create_task(_split_gradable(loaded, graders))
+            async with serving("prm", prm) as prm_replicas:
+                for place, policy in enumerate(policies):
+                    watch.deploying([each.name for each in policies], place)
+                    async with serving("policy", policy) as policy_replicas:
+                        replicas = asyncio.gather(policy_replicas, prm_replicas, splitting)
+                        policy_model, prm_model, (problems, bad) = await replicas
+                        ready = Ready(policy_model, prm_model)
+                        known = PolicyRecall(recall, policy.name)
+                        failed += await _search(
+                            recipe, policy, ready, problems, writer, known, graders, watch
+                        )
             gpus = gpu_names() if uses_gpus(policies, prm) else frozenset[str]()
     return _Searched(problems, failed, bad, gpus)
 

@@ -188,6 +188,7 @@ class _Book:
 class Graders:
     """Grading processes for one run; use as an async context manager, in one event loop.
 
+    They start beside what follows; the first question to each waits until it has started.
     processes: children at work side by side. timeout_s: seconds of processor time for one question
     about one answer before the child is killed. problems_kept: problems whose judgements are
     remembered; an older one is forgotten, and its classes would be numbered anew. Raises
@@ -207,16 +208,12 @@ class Graders:
         self._books: OrderedDict[str, _Book] = OrderedDict()
         self._children = [_Child(checker) for _ in range(processes)]
         self._idle: asyncio.Queue[_Child] = asyncio.Queue()
+        self._starts: dict[_Child, asyncio.Future[None]] = {}
 
     async def __aenter__(self) -> Self:
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                for child in self._children:
-                    tasks.create_task(asyncio.to_thread(child.start))
-        except ExceptionGroup as failed:
-            await self._kill_all()
-            raise GradingError(str(failed.exceptions[0])) from failed
+        loop = asyncio.get_running_loop()
         for child in self._children:
+            self._starts[child] = loop.run_in_executor(None, child.start)
             self._idle.put_nowait(child)
         return self
 
@@ -226,6 +223,8 @@ class Graders:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        # A thread that still starts one would start another in the place of what is killed.
+        await asyncio.gather(*self._starts.values(), return_exceptions=True)
         await self._kill_all()
 
     async def parses(self, reference_answer: str) -> bool:
@@ -325,6 +324,8 @@ class Graders:
     async def _ask_once(self, question: str, arguments: tuple[Any, ...]) -> tuple[bool, Any]:
         child, reply = await self._idle.get(), None
         try:
+            if child in self._starts:
+                await asyncio.shield(self._starts[child])
             if not child.alive():
                 await asyncio.to_thread(child.start)
             reply = await asyncio.to_thread(child.ask, question, arguments, self._timeout_s)

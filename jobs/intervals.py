@@ -6,7 +6,6 @@ tests/test_intervals.py measures how often both intervals hold the truth.
 """
 
 import numpy as np
-from scipy.special import stdtrit
 
 from search.votes import Floats
 
@@ -56,6 +55,8 @@ def _moments(values: Floats) -> tuple[Floats, Floats, Floats]:
 
 
 def _quantile(count: Floats) -> Floats:
+    from scipy.special import stdtrit
+
     return np.where(count > 1, stdtrit(np.maximum(count - 1, 1), 0.5 + CONFIDENCE / 2), np.nan)
 
 

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.optimize import minimize
-from scipy.special import expit
 
 from jobs.difficulty import FEATURES
 from search.votes import Floats
@@ -30,7 +28,7 @@ class Predictor:
     def pass_at_1(self, features: Floats) -> Floats:
         """(...,): estimates for (..., FEATURES)."""
         weights = np.array([self.weights[name] for name in FEATURES])
-        return np.asarray(expit(self.intercept + features @ weights), dtype=np.float64)
+        return _logistic(np.asarray(self.intercept + features @ weights, dtype=np.float64))
 
 
 def fit_predictor(features: Floats, pass_at_1: Floats, weight: Floats) -> Predictor:
@@ -57,6 +55,7 @@ def fit_predictor(features: Floats, pass_at_1: Floats, weight: Floats) -> Predic
 
 def _maximum(rows: Floats, share: Floats, weight: Floats) -> Floats:
     """Coefficients of standardised features; the loss is convex, so there is one minimum."""
+    from scipy.optimize import minimize
 
     def loss(beta: Floats) -> tuple[float, Floats]:
         return penalised_loss(beta, rows, share, weight)
@@ -72,5 +71,10 @@ def penalised_loss(
     """Negative log-likelihood plus ridge, and its gradient; `rows` begins with a column of ones."""
     odds, pull = rows @ beta, RIDGE * np.append(0.0, beta[1:])
     likelihood = weight @ (np.logaddexp(0.0, odds) - share * odds)
-    gradient = rows.T @ (weight * (expit(odds) - share)) + pull
+    gradient = rows.T @ (weight * (_logistic(odds) - share)) + pull
     return float(likelihood + 0.5 * pull @ beta), gradient
+
+
+def _logistic(odds: Floats) -> Floats:
+    """1 / (1 + exp(-odds)), which does not overflow."""
+    return np.asarray(np.exp(-np.logaddexp(0.0, -odds)))

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
-from scipy.special import betainc
 
 from search.votes import Floats, Integers, Vote
 
@@ -43,6 +42,8 @@ class Stopping:
 
     def holds(self, answer_class: Integers, score: Floats) -> bool:
         """Whether the answer has settled; (S,) classes, negative without an answer, and scores."""
+        from scipy.special import betainc
+
         first, second, total = _leaders(answer_class, score, self.vote)
         if not first:
             return False

@@ -14,8 +14,9 @@ from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 from actors.engines.process_reward_model import Qwen2ForProcessRewardModel
 from cluster.connect import RAY_SETTINGS
 
-# Before any test imports ray, which reads them then.
-os.environ.update(RAY_SETTINGS)
+# Before any test imports ray, which reads them then. Clusters of tests would start a worker for
+# each of their cores at once, without the environment of any run and so of no use.
+os.environ.update(RAY_SETTINGS | {"RAY_prestart_worker_first_driver": "0"})
 TOKENIZER_FOLDER = Path(__file__).parent.parent / "embedded" / "models" / "policy-0.1m"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 VOCABULARY = 383

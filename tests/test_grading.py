@@ -203,8 +203,8 @@ def test_a_cancelled_question_leaves_no_stale_reply() -> None:
 
 def test_no_grader_at_all_is_one_clear_error() -> None:
     async def run() -> None:
-        async with Graders(1, PATIENT_S, checker=BrokenChecker):
-            pass
+        async with Graders(1, PATIENT_S, checker=BrokenChecker) as graders:
+            await graders.parses("1")
 
     with pytest.raises(GradingError, match="did not start"):
         asyncio.run(run())

@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Protocol
 
+from actors.importing import uncollected
 from actors.spec import ModelFacts, ModelSpec
 from actors.wire import ExpandItem, ScoreItem
 from search.errors import RecipeError
@@ -35,7 +36,8 @@ class PRMEngine(Protocol):
 def load_policy_engine(spec: ModelSpec) -> PolicyEngine:
     """The engine named by the recipe, with its model loaded."""
     if spec.engine == "transformers":
-        from actors.engines.transformers_policy import TransformersPolicy
+        with uncollected():
+            from actors.engines.transformers_policy import TransformersPolicy
 
         return TransformersPolicy(spec)
     if spec.engine == "vllm":
@@ -53,7 +55,8 @@ def load_policy_engine(spec: ModelSpec) -> PolicyEngine:
 def load_prm_engine(spec: ModelSpec) -> PRMEngine:
     """The engine named by the recipe, with its model loaded."""
     if spec.engine == "transformers":
-        from actors.engines.transformers_prm import TransformersPRM
+        with uncollected():
+            from actors.engines.transformers_prm import TransformersPRM
 
         return TransformersPRM(spec)
     if spec.engine == "vllm":

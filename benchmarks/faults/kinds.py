@@ -60,15 +60,27 @@ def _kill_busy(role: str, title: str) -> Callable[[Strike], None]:
     """Ends a replica at a moment when it has something to answer."""
 
     def strike(at: Strike) -> None:
-        running = at.running
-
-        def busy() -> list[psutil.Process]:
-            replicas = running.world.processes(title)
-            return [each for each in replicas if running.unanswered(role, each.pid)]
-
-        _one_of(at, busy).kill()
+        _suspended_busy(at, role, title).kill()
 
     return strike
+
+
+def _suspended_busy(at: Strike, role: str, title: str) -> psutil.Process:
+    """A replica that is stopped with something to answer."""
+
+    def busy() -> list[psutil.Process]:
+        return [each for each in at.running.world.processes(title) if owes(each)]
+
+    def owes(replica: psutil.Process) -> bool:
+        return at.running.unanswered(role, replica.pid) > 0
+
+    while True:
+        replica = _one_of(at, busy)
+        replica.suspend()
+        # It may have answered between the look and the stop.
+        if owes(replica):
+            return replica
+        replica.resume()
 
 
 def _one_of(at: Strike, found: Callable[[], list[psutil.Process]]) -> psutil.Process:
@@ -110,7 +122,7 @@ def _busy_node(at: Strike) -> psutil.Process:
 
 def _hang(at: Strike) -> None:
     """A replica that stops in the middle of everything and keeps its connections."""
-    _victim(at, POLICY).suspend()
+    _suspended_busy(at, "policy", POLICY)
 
 
 def _slow_node(at: Strike) -> None:

@@ -102,8 +102,14 @@ class Storage:
         """A whole file; raises StorageError."""
 
         def read() -> pa.Buffer:
-            with self._files.open_input_file(self._at(name)) as file:
-                return file.read_buffer()
+            try:
+                with self._files.open_input_file(self._at(name)) as file:
+                    return file.read_buffer()
+            except OSError as error:
+                # A store says many things of a file that goes once it is opened.
+                if self._has_gone(name):
+                    raise FileNotFoundError(name) from error
+                raise
 
         with self._reading(name):
             return self._again(f"read {name} in", read)
@@ -190,6 +196,13 @@ class Storage:
 
     def _at(self, name: str) -> str:
         return f"{self._path}/{name}"
+
+    def _has_gone(self, name: str) -> bool:
+        """Whether the store says so; a store that is away does not."""
+        with contextlib.suppress(OSError):
+            [info] = self._files.get_file_info([self._at(name)])
+            return bool(info.type == fs.FileType.NotFound)
+        return False
 
     def _type(self, name: str) -> fs.FileType:
         [info] = self._tried("read", lambda: self._files.get_file_info([self._at(name)]))

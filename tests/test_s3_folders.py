@@ -6,11 +6,14 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyarrow import fs
 from s3_server import S3Server, running_s3
 from test_results import synthetic_run
 from test_resume import PROBLEMS, OneRun, document, tables, waiting_row
@@ -248,6 +251,29 @@ def test_a_writer_of_another_machine_is_seen_by_the_clock_of_the_store(
     lease.release()
     assert LEASE_S == 60.0
     assert folder.child("writers").names() == []
+
+
+class Vanishing:
+    """A store whose files go as soon as they are opened, as when another process removes them."""
+
+    def __init__(self, store: fs.FileSystem) -> None:
+        self._store = store
+
+    def open_input_file(self, path: str) -> pa.NativeFile:
+        file = self._store.open_input_file(path)
+        self._store.delete_file(path)
+        return file
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+
+def test_a_file_that_goes_while_it_is_read_is_not_there(folder: Storage) -> None:
+    folder.write("claim.json", b"{}")
+    vanishing = replace(folder, _files=cast("fs.FileSystem", Vanishing(folder._files)))
+    with pytest.raises(StorageError, match="it is not there") as caught:
+        vanishing.at_once.read("claim.json")
+    assert isinstance(caught.value.__cause__, FileNotFoundError)
 
 
 # Reading

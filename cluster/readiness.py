@@ -1,4 +1,6 @@
-"""Waiting for the replicas of a Serve application: for the first one, and a little for the others.
+"""Which replicas answer, by Serve's own account, for those who watch and those who wait.
+
+A run waits for the first one, and a little for the others.
 
 Invariant: a run starts when it can, with the replicas that have found machines by then; the others
 join it when they come (cluster/deploy.py).
@@ -6,18 +8,24 @@ join it when they come (cluster/deploy.py).
 
 import asyncio
 import logging
+import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
-from cluster.ready import counted
 from cluster.sharing import Use
 from search.errors import one_line
 
 # When the first replica is ready the others are waited for this long.
 OTHERS_WAIT_S = 20.0
 LOOK_INTERVAL_S, SAID_INTERVAL_S = 0.1, 30.0
+# Those of a machine that is about to leave answer until others have taken their place.
+ANSWERING = ("RUNNING", "PENDING_MIGRATION")
+# By application: those that are ready, and those that are or will be.
+Replicas: TypeAlias = "Mapping[str, tuple[int, int]]"
+
 log = logging.getLogger("branchwise")
 
 
@@ -98,3 +106,30 @@ def _ready(state: Any) -> int:
 def _why(state: Any) -> str:
     """What Serve says of replicas that are not ready, such as that no machine has room."""
     return one_line(" ".join(each.message for each in state.deployments.values() if each.message))
+
+
+def replicas_ready() -> Replicas:
+    """Of each application; nothing while Serve does not run or does not answer. Takes a while."""
+    # Whoever imports it first must have set its environment (`cluster.connect`).
+    if "ray.serve" not in sys.modules:
+        return {}
+    import ray
+    from ray import serve
+    from ray.exceptions import RayError
+    from ray.serve.exceptions import RayServeException
+
+    if not ray.is_initialized():
+        return {}
+    try:
+        applications = serve.status().applications
+    except (RayError, RayServeException, TimeoutError, RuntimeError):
+        return {}
+    return {name: counted(each.deployments.values()) for name, each in applications.items()}
+
+
+def counted(deployments: Iterable[Any]) -> tuple[int, int]:
+    """How many replicas of an application answer, and how many do or will."""
+    states: Counter[str] = Counter()
+    for each in deployments:
+        states.update(each.replica_states)
+    return sum(states[name] for name in ANSWERING), states.total() - states["STOPPING"]

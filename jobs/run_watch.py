@@ -20,7 +20,7 @@ from cluster.fanout import Site
 from cluster.flight import Flight
 from cluster.logs import about
 from cluster.metrics import PRM, DeploymentMetrics
-from cluster.ready import Replicas, replicas_ready
+from cluster.readiness import Replicas, replicas_ready
 from jobs.progress import ProgressDisplay, Speed
 from jobs.progress_file import NAME, RunProgress, Searching
 from jobs.storage import Storage

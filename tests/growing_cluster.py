@@ -6,15 +6,18 @@ Ray's autoscaler with its fake provider, whose nodes are processes here. `Autosc
 
 import contextlib
 import os
+import shutil
 import socket
+import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import yaml
 from free_ports import free_ports
+from ray_head import end
 
 IDLE_MINUTES = 0.1
 HEAD = "ray.head.default"
@@ -32,15 +35,17 @@ def growing_cluster(folder: Path, head_cpus: int, machines: dict[str, Any]) -> I
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
     command += ["--node-ip-address=127.0.0.1", f"--port={port}", f"--num-cpus={head_cpus}"]
     command += ["--include-dashboard=false", "--object-store-memory=100000000"]
-    command += [f"--autoscaling-config={config}", f"--temp-dir={_short(folder)}"]
+    sockets = tempfile.mkdtemp(prefix="bw-", dir="/tmp")  # short, for its sockets' sake
+    command += [f"--autoscaling-config={config}", f"--temp-dir={sockets}"]
     settings = {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
     with (folder / "head.log").open("w") as log:
-        head = psutil.Popen(command, env=os.environ | settings, stdout=log, stderr=log)
+        head = subprocess.Popen(command, env=os.environ | settings, stdout=log, stderr=log)
         try:
             _wait_for(port, head)
             yield f"127.0.0.1:{port}"
         finally:
-            _end(head)
+            end(head)
+            shutil.rmtree(sockets, ignore_errors=True)
 
 
 def _config(address: str, head_cpus: int, machines: dict[str, Any]) -> dict[str, Any]:
@@ -62,28 +67,12 @@ def _config(address: str, head_cpus: int, machines: dict[str, Any]) -> dict[str,
     }
 
 
-def _short(folder: Path) -> str:
-    """Sockets have short paths only."""
-    link = Path(f"/tmp/growing-{os.getpid()}-{folder.stat().st_ino % 10_000}")
-    link.mkdir(exist_ok=True)
-    return str(link)
-
-
-def _wait_for(port: int, head: psutil.Popen) -> None:
+def _wait_for(port: int, head: "subprocess.Popen[bytes]") -> None:
     for _ in range(600):
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.5):
             return
         if head.poll() is not None:
             raise RuntimeError("the head ended before it was up")
-        with contextlib.suppress(psutil.TimeoutExpired):
+        with contextlib.suppress(subprocess.TimeoutExpired):
             head.wait(0.1)
     raise TimeoutError("the head did not come up")
-
-
-def _end(head: psutil.Popen) -> None:
-    """The head and all that it started, its machines among them."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        for process in [*head.children(recursive=True), head]:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-    head.wait()

@@ -65,12 +65,12 @@ def ray_head(home: Path, cores: int = 8) -> Iterator[Head]:
         _wait_for(head, process, Path(folder) / "output")
         yield head
     finally:
-        _end(process)
+        end(process)
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _end(process: "subprocess.Popen[bytes]") -> None:
-    """In order if it can be had in time, and with all that it started."""
+def end(process: "subprocess.Popen[bytes]") -> None:
+    """A head in order if it can be had in time, and with all that it started."""
     started = psutil.Process(process.pid).children(recursive=True)
     process.terminate()
     try:

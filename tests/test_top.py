@@ -22,7 +22,7 @@ from cluster.backlog import Backlog
 from cluster.fanout import Site
 from cluster.flight import Flight, InFlight
 from cluster.machines import Machines
-from cluster.ready import replicas_ready
+from cluster.readiness import replicas_ready
 from jobs import run_watch
 from jobs.progress import Speed, Tally
 from jobs.progress_file import NAME, RunProgress, Searching, read_progress

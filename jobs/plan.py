@@ -19,7 +19,7 @@ from jobs.fit import (
     readable,
 )
 from jobs.routed_checks import check_plan
-from jobs.settings import Recipe
+from jobs.settings import ModelSettings, Recipe
 from search.config import Compat, SearchConfig
 from search.partition import partition
 from search.problem import Problem
@@ -159,7 +159,7 @@ def _model_rows(fit: ModelFit) -> Iterator[tuple[str, str]]:
     model = fit.settings
     per = "GPU" if model.gpus_per_replica else "replica"
     yield "engine", model.engine
-    yield "replicas", str(model.replicas)
+    yield "replicas", _replicas(model)
     yield "GPUs of a replica / in all", f"{model.gpus_per_replica:g} / {model.most_gpus:g}"
     yield "dtype", " ".join(filter(None, [model.dtype, fit.quantization]))
     yield "parameters", f"{fit.shape.parameters:,}" if fit.shape else _missing(fit)
@@ -167,6 +167,11 @@ def _model_rows(fit: ModelFit) -> Iterator[tuple[str, str]]:
     yield "left for KV cache", _size(fit, fit.kv_room_bytes, per)
     yield "KV cache of a token", _token_size(fit)
     yield "sequences at once", _sequences(fit)
+
+
+def _replicas(model: ModelSettings) -> str:
+    scaling = model.autoscaling
+    return f"{scaling.min} to {scaling.max}" if scaling else str(model.replicas)
 
 
 def _missing(fit: ModelFit) -> str:

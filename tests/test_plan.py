@@ -315,6 +315,13 @@ def test_a_plan_is_plain_text_off_a_terminal() -> None:
     assert text.isascii()
 
 
+def test_replicas_that_come_and_go_are_planned_for_the_most() -> None:
+    text = printed(recipe_of({"autoscaling": {"min": 0, "max": 3}}))
+    [row] = [line for line in text.splitlines() if line.strip().startswith("replicas")]
+    assert "0 to 3" in row
+    assert "4 (largest policy and PRM)" in text
+
+
 def test_an_unknown_model_is_unknown_and_the_plan_says_what_would_tell() -> None:
     text = printed(recipe_of({"model": "org/never-heard-of"}))
     assert UNKNOWN in text

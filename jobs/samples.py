@@ -59,14 +59,6 @@ def pass_at_k(samples: int, correct: int, k: int) -> float:
     return 1.0 - comb(samples - correct, k) / comb(samples, k)
 
 
-def samples_of_parts(
-    parts: Iterable[pa.Table], problem_ids: Sequence[str] | None, strength: float
-) -> pa.Table:
-    """`SAMPLES`, whole: see `samples_in_parts`."""
-    tables = samples_in_parts(parts, problem_ids, strength)
-    return pa.concat_tables([SAMPLES.empty_table(), *tables]).combine_chunks()
-
-
 def samples_in_parts(
     parts: Iterable[pa.Table], problem_ids: Sequence[str] | None, strength: float
 ) -> Iterator[pa.Table]:

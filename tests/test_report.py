@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from whole_samples import samples_of_parts
 
 from jobs.curves import answers_table
 from jobs.report import write_report
 from jobs.results import load_table
-from jobs.samples import samples_of_parts
 from search.errors import StorageError
 from search.rewards import Reduction
 from search.schemas import NODES, PROBLEMS, SOLUTIONS, STOPS, UNITS

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from run_folder import WrittenRun
+from whole_samples import samples_of_parts
 
 from jobs.curves import answers_table
 from jobs.recipe import parse_recipe, recipe_digest
@@ -32,7 +33,6 @@ from jobs.results import (
 )
 from jobs.run_rows import write_run_row
 from jobs.run_tables import write_parts
-from jobs.samples import samples_of_parts
 from jobs.storage import storage_at
 from search.errors import StorageError
 from search.partition import WorkUnit, partition, run_unit

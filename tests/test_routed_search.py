@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from whole_samples import samples_of_parts
 
 from jobs.budgets import Budget, Measure
 from jobs.curves import answers_table
@@ -24,7 +25,6 @@ from jobs.routed_settings import RoutedSettings
 from jobs.routes import Route
 from jobs.routes_rows import routes_rows
 from jobs.routes_table import named_units, routed_answers
-from jobs.samples import samples_of_parts
 from search.config import Compat as System
 from search.config import (
     CompatOption,

@@ -11,9 +11,10 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from whole_samples import samples_of_parts
 
 from jobs.curves import answers_table
-from jobs.samples import pass_at_k, samples_in_parts, samples_of_parts
+from jobs.samples import pass_at_k, samples_in_parts
 from search.max_entropy import divergence_from_half, max_entropy_weight
 from search.protocols import StopReason
 from search.schemas import SAMPLES, SOLUTIONS

@@ -41,6 +41,9 @@ SERVE_SETTINGS = {
     # How often replicas say how many sequences they have, where their number follows it.
     "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "2",
 }
+# Calls of work units are routed in the loop that they are made in, without a hop to another thread
+# and back. The driver keeps to Serve's own loop, for it has no loop between two runs.
+UNIT_SETTINGS = {"RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0"}
 # Read when ray is imported. Otherwise a call that a run which ends has left in a thread would start
 # a Ray of its own, once this one is shut down.
 RAY_SETTINGS = {"RAY_ENABLE_AUTO_CONNECT": "0"}
@@ -149,7 +152,8 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
 
 def _worker_environment() -> dict[str, str]:
     """Workers keep quiet, and import this checkout unless a submitted job brought its own."""
-    quiet = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_TELEMETRY": "1"} | SERVE_SETTINGS
+    quiet = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    quiet |= SERVE_SETTINGS | UNIT_SETTINGS
     quiet |= {name: os.environ[name] for name in (FORMAT,) if name in os.environ}
     if SUBMITTED_JOB in os.environ:
         # Ray refuses a variable that a job and its driver set to different values.

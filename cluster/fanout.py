@@ -24,9 +24,10 @@ from cluster.admission import Admission, Bundle
 from cluster.attempts import Attempts
 from cluster.backlog import Backlog
 from cluster.flight import Flight
-from cluster.logs import about, about_units, set_up_logging
+from cluster.logs import about, about_units
 from cluster.machines import Machines, this_machine
 from cluster.routing import Balance, Keys, Route, with_others
+from cluster.worker_loop import run_in_worker_loop
 from search.errors import ClusterError, first_cause, one_line
 from search.growth import Growth
 from search.partition import WorkUnit, run_unit
@@ -255,16 +256,7 @@ def _import_serve() -> None:
 def work_units_task(bundle: Bundle, site: Site, route: Route) -> Iterator[str | list[UnitTables]]:
     """What runs on a worker: it says where, then the searches of a bundle's units, side by side."""
     yield this_machine()
-    yield _runner().run(_run_bundle(bundle, site, route))
-
-
-@lru_cache(maxsize=1)
-def _runner() -> asyncio.Runner:
-    """One event loop for the life of a worker: Serve's handles belong to the loop they ran in."""
-    import uvloop
-
-    set_up_logging()
-    return asyncio.Runner(loop_factory=uvloop.new_event_loop)
+    yield run_in_worker_loop(_run_bundle(bundle, site, route))
 
 
 async def _run_bundle(bundle: Bundle, site: Site, route: Route) -> list[UnitTables]:

@@ -4,9 +4,13 @@ What torch and transformers need makes a million objects that stay. The collecto
 them again and again, which is a sixth of the time that they take to import.
 """
 
+import atexit
 import contextlib
 import gc
 from collections.abc import Iterator
+
+# At the end all is collected: some libraries count what is left then, and complain.
+atexit.register(gc.unfreeze)
 
 
 @contextlib.contextmanager

@@ -7,9 +7,9 @@ since the last commit and, while the store is away, no more than `BYTES_HELD`.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Coroutine, Iterable
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import pyarrow as pa
 
@@ -109,13 +109,13 @@ class RunWriter:
         await self._has_room.wait()
 
     async def commit(self) -> None:
-        """Writes all that waits, outside of the event loop."""
+        """Writes all that waits, outside of the event loop; ends with what is written, always."""
         async with self._one_at_a_time:
             waiting, self._waiting = self._waiting, {}
             self._due.clear()
             if waiting:
                 rows = {name: table.rows() for name, table in waiting.items()}
-                await asyncio.to_thread(self._log.commit, rows)
+                await _to_its_end(asyncio.to_thread(self._log.commit, rows))
             self._note_size()
 
     @contextlib.asynccontextmanager
@@ -142,6 +142,18 @@ class RunWriter:
             self._has_room.set()
         else:
             self._has_room.clear()
+
+
+async def _to_its_end(work: Coroutine[Any, Any, int]) -> None:
+    """Waits for a thread also if this is cancelled meanwhile: the thread would go on unseen, and
+    what it writes would not be there yet for who reads next."""
+    writing = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(writing)
+    except asyncio.CancelledError:
+        await asyncio.wait({writing})
+        writing.result()
+        raise
 
 
 def check_columns(name: str, rows: pa.Table, schemas: dict[str, pa.Schema]) -> None:

@@ -1,6 +1,7 @@
 """Commits and what a later process makes of them: nothing lost, nothing twice, nothing again."""
 
 import asyncio
+import contextlib
 import errno
 import json
 import os
@@ -386,6 +387,64 @@ def test_rows_wait_while_the_store_is_away(tmp_path: Path) -> None:
     assert asyncio.run(write())
     rows = [log.read(part) for part in CommitLog(storage_at(tmp_path)).parts("units")]
     assert sum(map(len, rows)) == 2
+
+
+def slowly_committing(log: CommitLog) -> tuple[threading.Event, threading.Event]:
+    """Makes commits wait: set when one has begun, and to be set for it to go on."""
+    begun, go_on, commit = threading.Event(), threading.Event(), log.commit
+
+    def slow(rows: Any) -> int:
+        begun.set()
+        assert go_on.wait(60)
+        return commit(rows)
+
+    log.commit = slow  # type: ignore[method-assign]
+    return begun, go_on
+
+
+@pytest.mark.parametrize("is_stopped", [False, True])
+def test_a_commit_that_is_being_written_at_the_end_is_waited_for(
+    tmp_path: Path, is_stopped: bool
+) -> None:
+    """Who reads the log when the writer has left finds what it was given."""
+    log = CommitLog(storage_at(tmp_path))
+    begun, go_on = slowly_committing(log)
+
+    async def write() -> None:
+        async with RunWriter(log, 0.01) as writer, writer.kept_if_stopped():
+            writer.add("units", waiting_row(1))
+            await asyncio.to_thread(begun.wait, 60)
+            asyncio.get_running_loop().call_later(0.2, go_on.set)
+            if is_stopped:
+                raise asyncio.CancelledError
+
+    async def rows() -> int:
+        with contextlib.suppress(asyncio.CancelledError):
+            await write()
+        return sum(len(log.read(part)) for part in log.parts("units"))
+
+    assert asyncio.run(rows()) == 1
+
+
+def test_a_commit_that_fails_while_its_writer_leaves_is_an_error(tmp_path: Path) -> None:
+    log, begun, go_on = CommitLog(storage_at(tmp_path)), threading.Event(), threading.Event()
+
+    def failing(rows: Any) -> int:
+        begun.set()
+        assert go_on.wait(60)
+        raise StorageError("the disk has gone")
+
+    log.commit = failing  # type: ignore[method-assign]
+
+    async def write() -> None:
+        async with RunWriter(log, 0.01) as writer:
+            writer.add("units", waiting_row(1))
+            await asyncio.to_thread(begun.wait, 60)
+            asyncio.get_running_loop().call_later(0.2, go_on.set)
+
+    with pytest.raises(BaseExceptionGroup) as caught:
+        asyncio.run(write())
+    assert caught.value.subgroup(StorageError) is not None
 
 
 def waiting_row(size: int) -> pa.Table:

@@ -427,14 +427,13 @@ def test_a_commit_that_is_being_written_at_the_end_is_waited_for(
 
 
 def test_a_commit_that_fails_while_its_writer_leaves_is_an_error(tmp_path: Path) -> None:
-    log, begun, go_on = CommitLog(storage_at(tmp_path)), threading.Event(), threading.Event()
+    log = CommitLog(storage_at(tmp_path))
 
     def failing(rows: Any) -> int:
-        begun.set()
-        assert go_on.wait(60)
         raise StorageError("the disk has gone")
 
     log.commit = failing  # type: ignore[method-assign]
+    begun, go_on = slowly_committing(log)
 
     async def write() -> None:
         async with RunWriter(log, 0.01) as writer:

@@ -105,6 +105,8 @@ class Storage:
             try:
                 with self._files.open_input_file(self._at(name)) as file:
                     return file.read_buffer()
+            except FileNotFoundError:
+                raise
             except OSError as error:
                 # A store says many things of a file that goes once it is opened.
                 if self._has_gone(name):

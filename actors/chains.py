@@ -6,8 +6,8 @@ items, in their order.
 """
 
 import asyncio
-from collections.abc import Iterator, Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from actors.engines import PRMEngine
 from actors.wire import ScoreItem
@@ -23,6 +23,9 @@ class ReadsChains(Protocol):
         ...
 
 
+ReadsChain: TypeAlias = "Callable[[Sequence[ScoreItem]], Coroutine[Any, Any, list[Score]]]"
+
+
 def chains(items: Sequence[ScoreItem]) -> Iterator[tuple[ScoreItem, ...]]:
     """The items in order, those together of which each path goes on from the one before it."""
     chain: list[ScoreItem] = []
@@ -35,10 +38,22 @@ def chains(items: Sequence[ScoreItem]) -> Iterator[tuple[ScoreItem, ...]]:
         yield tuple(chain)
 
 
-async def chain_scores(engine: PRMEngine, chain: Sequence[ScoreItem]) -> list[Score]:
-    """The scores of a chain, by one request if the engine can."""
-    if len(chain) > 1 and isinstance(engine, ReadsChains):
-        return await engine.score_chain(chain)
+def chain_reader(engine: PRMEngine) -> ReadsChain:
+    """Reads chains one by one; in one request each if the engine can."""
+    # Asked once, for to ask a protocol takes longer than to carry a score.
+    reads_chains = engine.score_chain if isinstance(engine, ReadsChains) else None
+
+    async def read(chain: Sequence[ScoreItem]) -> list[Score]:
+        if len(chain) == 1:
+            return [await engine.score(chain[0])]
+        if reads_chains is not None:
+            return await reads_chains(chain)
+        return await _read_apart(engine, chain)
+
+    return read
+
+
+async def _read_apart(engine: PRMEngine, chain: Sequence[ScoreItem]) -> list[Score]:
     async with asyncio.TaskGroup() as tasks:
         scores = [tasks.create_task(engine.score(item)) for item in chain]
     return [score.result() for score in scores]

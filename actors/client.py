@@ -55,6 +55,8 @@ class BatchingCaller(Generic[Item, Result]):
         self._waiting: list[tuple[Item, asyncio.Future[Result]]] = []
         self._calls: set[asyncio.Task[None]] = set()
         self._next_call_s = 0.0
+        # Looked up for each item it would be a system call each.
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def call(self, item: Item) -> Result:
         """The result of one item; raises what the replica raised for it."""
@@ -62,7 +64,7 @@ class BatchingCaller(Generic[Item, Result]):
 
     def queue(self, item: Item) -> "asyncio.Future[Result]":
         """Sends an item with the next call; whoever cancels the future no longer needs it."""
-        loop = asyncio.get_running_loop()
+        loop = self._loop = self._loop or asyncio.get_running_loop()
         future: asyncio.Future[Result] = loop.create_future()
         if not self._waiting:
             # At the earliest in this turn's end, when everything that is ready has been queued.

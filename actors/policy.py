@@ -4,7 +4,6 @@ Invariant: a request that was given up is cancelled in the engine, and no other 
 """
 
 import asyncio
-import dataclasses
 from collections.abc import AsyncIterator, Sequence
 
 from actors.batching import answer_as_finished
@@ -22,6 +21,8 @@ class PolicyReplica(Replica[PolicyEngine]):
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__(load_policy_engine(spec), spec.name, spec.max_batch)
+        engine = self._engine
+        self._writer = engine if isinstance(engine, WritesSolutions) else None
         self._may_be_given_up: dict[str, asyncio.Task[Expansion]] = {}
 
     async def expand_batch(self, items: Sequence[PolicyItem]) -> AsyncIterator[ExpandReply]:
@@ -52,15 +53,15 @@ class PolicyReplica(Replica[PolicyEngine]):
 
     async def _write(self, request: SolutionRequest) -> list[Expansion]:
         """In one piece if the engine can."""
-        if not isinstance(self._engine, WritesSolutions):
+        if self._writer is None:
             return await step_by_step(self, request)
         with self._under_way(1):
-            steps = await self._engine.write(request)
-        return [dataclasses.replace(step, replica=self._name) for step in steps]
+            steps = await self._writer.write(request)
+        return [step.by(self._name) for step in steps]
 
     async def _expand(self, item: ExpandItem) -> Expansion:
         with self._under_way(item.n):
-            return dataclasses.replace(await self._engine.expand(item), replica=self._name)
+            return (await self._engine.expand(item)).by(self._name)
 
     async def _expand_unless_given_up(self, item: ExpandItem) -> Expansion:
         work = self._may_be_given_up[item.ticket] = asyncio.create_task(self._expand(item))

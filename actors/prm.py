@@ -1,11 +1,10 @@
 """The PRM as a Serve deployment: one engine a replica, batches in, finished items out."""
 
-import dataclasses
 from collections.abc import AsyncIterator, Sequence
 from itertools import accumulate
 
 from actors.batching import answer_as_finished
-from actors.chains import chain_scores, chains
+from actors.chains import chain_reader, chains
 from actors.engines import PRMEngine, load_prm_engine
 from actors.replica import Replica
 from actors.spec import ModelSpec
@@ -19,6 +18,7 @@ class PRMReplica(Replica[PRMEngine]):
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__(load_prm_engine(spec), "prm", spec.max_batch)
+        self._read = chain_reader(self._engine)
 
     async def score_batch(self, items: Sequence[ScoreItem]) -> AsyncIterator[ScoreReply]:
         """Scores every item; yields each as soon as it is finished, those of a chain together."""
@@ -33,8 +33,8 @@ class PRMReplica(Replica[PRMEngine]):
 
     async def _scores(self, chain: Sequence[ScoreItem]) -> list[Score]:
         with self._under_way(len(chain)):
-            found = await chain_scores(self._engine, chain)
-        return [dataclasses.replace(score, replica=self._name) for score in found]
+            found = await self._read(chain)
+        return [score.by(self._name) for score in found]
 
 
 def _of_step(result: list[Score] | Failure, step: int) -> Score | Failure:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Generic, TypeVar
 
 from actors.engines import PolicyEngine, PRMEngine
+from actors.garbage import collect_seldom
 from actors.load import Load
 from actors.spec import ModelFacts
 
@@ -24,6 +25,8 @@ class Replica(Generic[Engine]):
     def __init__(self, engine: Engine, deployment: str, batch: int) -> None:
         self._engine = engine
         self._name = replica_name()
+        if self._name:
+            collect_seldom()
         self._sequences = 0
         self._load = Load(deployment, self._name, batch, getattr(engine, "load", None))
 

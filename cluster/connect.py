@@ -12,7 +12,7 @@ from typing import Any
 
 import stamina
 
-from actors.importing import uncollected
+from actors.garbage import uncollected
 from cluster.logs import FORMAT
 from cluster.repository import REPOSITORY
 from search.errors import ClusterError, one_line
@@ -38,6 +38,8 @@ SERVE_SETTINGS = {
     "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1000",
     "RAY_SERVE_LOG_TO_STDERR": "0",
     "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(256 << 20),
+    # Each handle and replica tells Serve's own metrics ten times a second else.
+    "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "2000",
     # How often replicas say how many sequences they have, where their number follows it.
     "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "2",
 }

@@ -18,7 +18,7 @@ import pyarrow as pa
 import stamina
 
 from actors.client import RemotePolicy, RemotePRM
-from actors.importing import uncollected
+from actors.garbage import uncollected
 from actors.spread import spread_policy, spread_prm
 from cluster.admission import Admission, Bundle
 from cluster.attempts import Attempts
@@ -27,6 +27,7 @@ from cluster.flight import Flight
 from cluster.logs import about, about_units
 from cluster.machines import Machines, this_machine
 from cluster.routing import Balance, Keys, Route, with_others
+from cluster.unit_tables import UnitTables
 from cluster.worker_loop import run_in_worker_loop
 from search.errors import ClusterError, first_cause, one_line
 from search.growth import Growth
@@ -42,6 +43,8 @@ WARM_WORKERS = min(4, os.cpu_count() or 1)
 # its units, but a unit that ends its worker each time must end too.
 STARTS_OF_A_TASK = 8
 LONGEST_WAIT_S = 10.0
+# What a call carries has classes of modules alone, which need no cloudpickle: half the time.
+PICKLED = {"request_serialization": "pickle", "response_serialization": "pickle"}
 # Replicas that came or went are taken note of after this time at the latest.
 FOLLOW_S = 2.0
 
@@ -68,33 +71,6 @@ class Site:
     prm_keys: tuple[str, ...] = ("",)
     unit_attempts: int = 1
     run: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class UnitTables:
-    """What a work unit leaves: nodes and solutions (none if it failed), and one `units` row."""
-
-    unit: WorkUnit
-    nodes: pa.Table
-    solutions: pa.Table
-    units: pa.Table
-
-    @property
-    def failed(self) -> bool:
-        return bool(self.units["status"][0].as_py() == "error")
-
-    @property
-    def reason(self) -> str:
-        """Why it failed."""
-        return str(self.units["error"][0].as_py())
-
-    def after(self, attempts: int) -> "UnitTables":
-        """The same with so many attempts more, which came before."""
-        if not attempts:
-            return self
-        place = self.units.schema.get_field_index("attempts")
-        counted = pa.array([self.units["attempts"][0].as_py() + attempts], pa.int32())
-        return replace(self, units=self.units.set_column(place, "attempts", counted))
 
 
 async def run_units(
@@ -306,7 +282,7 @@ async def _search(unit: WorkUnit, site: Site, grow: Grow, started: float) -> Uni
 
 def replica_method(application: str, method: str, affinity: str) -> Any:
     """A streaming method of a deployment, bound to the replica of the affinity key."""
-    handle = _handle(application).options(stream=True, session_id=affinity)
+    handle = _handle(application).options(stream=True, session_id=affinity, **PICKLED)
     return getattr(handle, method)
 
 

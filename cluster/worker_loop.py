@@ -11,7 +11,7 @@ from collections.abc import Coroutine
 from functools import lru_cache
 from typing import Any, TypeVar
 
-from actors.importing import uncollected
+from actors.garbage import collect_seldom, uncollected
 from cluster.logs import set_up_logging
 
 # Ray interrupts the main thread of a task that is cancelled, and a thread that waits for a lock
@@ -36,6 +36,7 @@ def _loop() -> asyncio.AbstractEventLoop:
     with uncollected():
         import uvloop
     set_up_logging()
+    collect_seldom()
     loop = uvloop.new_event_loop()
     threading.Thread(target=loop.run_forever, name="units", daemon=True).start()
     return loop

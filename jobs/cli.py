@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from actors.importing import uncollected
+from actors.garbage import uncollected
 from jobs import cli_history, cli_submitted, cli_watch
 from jobs.ending import Ending
 from search.errors import (

@@ -21,7 +21,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, field_validator
 
-from actors.importing import uncollected
+from actors.garbage import uncollected
 from cluster.repository import REPOSITORY
 from jobs.json_rows import Row, parse_line
 from search.answers import boxed_answer

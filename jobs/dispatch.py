@@ -12,7 +12,7 @@ from typing import Protocol, TypeAlias
 import pyarrow as pa
 
 from cluster.backlog import Backlog
-from cluster.fanout import UnitTables
+from cluster.unit_tables import UnitTables
 from jobs.recall import Piece, PolicyRecall
 from jobs.run_writer import RunWriter
 from search.partition import WorkUnit

@@ -4,9 +4,11 @@ A policy speaks token ids, so that no prefix is ever tokenised again; a PRM spea
 because its tokenizer is another. Both may be called concurrently from one event loop.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
+from operator import attrgetter
 from typing import Any, Protocol
 
 
@@ -37,7 +39,14 @@ class Carried:
     __slots__: tuple[str, ...] = ()
 
     def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
-        return type(self), tuple(getattr(self, name) for name in self.__slots__)
+        return type(self), _reader(self.__slots__)(self)
+
+
+@cache
+def _reader(names: tuple[str, ...]) -> Callable[[Carried], tuple[Any, ...]]:
+    """Reads the fields of these names."""
+    # Of a single one `attrgetter` gives the value alone.
+    return attrgetter(*names) if len(names) > 1 else lambda one: (getattr(one, *names),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +110,11 @@ class Expansion(Carried):
     replica: str = ""
     tokens_past_end: int = 0
 
+    def by(self, replica: str) -> "Expansion":
+        """The same, written by this replica."""
+        computed, past_end = self.prefix_tokens_computed, self.tokens_past_end
+        return Expansion(self.completions, self.prefix_tokens, computed, replica, past_end)
+
 
 @dataclass(frozen=True, slots=True)
 class Score(Carried):
@@ -113,6 +127,10 @@ class Score(Carried):
     tokens_computed: int
     tokens_minimal: int
     replica: str = ""
+
+    def by(self, replica: str) -> "Score":
+        """The same, given by this replica."""
+        return Score(self.reward, self.tokens_computed, self.tokens_minimal, replica)
 
 
 class Policy(Protocol):

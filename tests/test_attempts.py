@@ -11,9 +11,10 @@ from ray.exceptions import RayTaskError, TaskUnschedulableError, WorkerCrashedEr
 
 from cluster import attempts, fanout
 from cluster.admission import Bundle, admission_of
-from cluster.fanout import Site, UnitTables, failed_unit, run_units
+from cluster.fanout import Site, failed_unit, run_units
 from cluster.machines import Machines
 from cluster.routing import Route
+from cluster.unit_tables import UnitTables
 from search.config import SearchConfig
 from search.partition import WorkUnit, partition
 from search.problem import Problem

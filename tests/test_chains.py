@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from actors.chains import chain_scores, chains
+from actors.chains import chain_reader, chains
 from actors.prm import PRMReplica
 from actors.spec import ModelFacts, ModelSpec
 from actors.wire import Failure, ScoreItem
@@ -78,14 +78,14 @@ class ChainEngine(Engine):
 
 @pytest.mark.parametrize(("engine", "asked"), [(Engine(), [1, 1, 1]), (ChainEngine(), [3])])
 def test_scores_are_the_same_however_they_are_asked_for(engine: Engine, asked: list[int]) -> None:
-    found = asyncio.run(chain_scores(engine, [A, AB, ABC]))
+    found = asyncio.run(chain_reader(engine)([A, AB, ABC]))
     assert engine.asked == asked
     assert found == asyncio.run(SeededPRM().score([each.path for each in (A, AB, ABC)]))
 
 
 def test_one_item_is_asked_for_as_ever() -> None:
     engine = ChainEngine()
-    asyncio.run(chain_scores(engine, [A]))
+    asyncio.run(chain_reader(engine)([A]))
     assert engine.asked == [1]
 
 
@@ -93,15 +93,14 @@ async def collected(replies: AsyncIterator[list[tuple[int, Any]]]) -> dict[int, 
     return {place: result async for reply in replies for place, result in reply}
 
 
-@pytest.fixture
-def replica(monkeypatch: pytest.MonkeyPatch) -> PRMReplica:
+@pytest.fixture(params=[Engine, ChainEngine])
+def replica(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> PRMReplica:
     monkeypatch.setattr("actors.replica.replica_name", lambda: "me")
+    monkeypatch.setattr("actors.prm.load_prm_engine", lambda spec: request.param())
     return PRMReplica(FAKE)
 
 
-@pytest.mark.parametrize("engine", [Engine(), ChainEngine()])
-def test_a_replica_answers_each_item_under_its_place(replica: PRMReplica, engine: Engine) -> None:
-    replica._engine = engine
+def test_a_replica_answers_each_item_under_its_place(replica: PRMReplica) -> None:
     items = [item("x"), A, AB, item("y"), A, AB, ABC]
     found = asyncio.run(collected(replica.score_batch(items)))
     assert sorted(found) == list(range(7))
@@ -109,9 +108,7 @@ def test_a_replica_answers_each_item_under_its_place(replica: PRMReplica, engine
     assert [found[place] for place in range(7)] == expected
 
 
-@pytest.mark.parametrize("engine", [Engine(), ChainEngine()])
-def test_a_chain_that_fails_fails_no_other(replica: PRMReplica, engine: Engine) -> None:
-    replica._engine = engine
+def test_a_chain_that_fails_fails_no_other(replica: PRMReplica) -> None:
     items = [A, AB, item("a", "b", "bad"), item("y")]
     found = asyncio.run(collected(replica.score_batch(items)))
     failures = [found[place] for place in range(3)]

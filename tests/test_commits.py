@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from cluster.fanout import UnitTables
+from cluster.unit_tables import UnitTables
 from jobs.commit_log import CommitLog
 from jobs.commits import Commits
 from jobs.dispatch import Dispatch

@@ -15,7 +15,7 @@ import psutil
 import pyarrow as pa
 import pytest
 
-from cluster.fanout import UnitTables
+from cluster.unit_tables import UnitTables
 from jobs.commit_log import CommitLog
 from jobs.commits import Commits
 from jobs.dispatch import Dispatch

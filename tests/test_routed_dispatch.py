@@ -10,7 +10,7 @@ import pytest
 from test_results import graded as judged
 from test_routed_recipes import routed_recipe, routes_file
 
-from cluster.fanout import UnitTables
+from cluster.unit_tables import UnitTables
 from jobs.commit_log import CommitLog
 from jobs.dispatch import Dispatch
 from jobs.plan_searches import routed_search

@@ -13,12 +13,13 @@ from actors.spec import Autoscaling, ModelSpec
 from cluster import fanout, readiness
 from cluster.admission import Bundle, admission_of
 from cluster.deploy import Deployed, Ready
-from cluster.fanout import Site, UnitTables, run_units
+from cluster.fanout import Site, run_units
 from cluster.machines import Machines
 from cluster.readiness import Patience, first_ready
 from cluster.routing import Balance, Route
 from cluster.scaling import autoscaling_config, replicas_wanted
 from cluster.sharing import USE_S, Uses, application_name, code_digest
+from cluster.unit_tables import UnitTables
 from jobs.models import policy_spec
 from jobs.settings import PolicySettings
 

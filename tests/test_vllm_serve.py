@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 import pytest
 from rich.console import Console
 
-from cluster.fanout import UnitTables
+from cluster.unit_tables import UnitTables
 from jobs.dispatch import Dispatch
 from jobs.driver import RunOutcome, run_recipe
 from jobs.recipe import parse_recipe

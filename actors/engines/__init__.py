@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Protocol
 
-from actors.importing import uncollected
+from actors.garbage import uncollected
 from actors.spec import ModelFacts, ModelSpec
 from actors.wire import ExpandItem, ScoreItem
 from search.errors import RecipeError

@@ -17,7 +17,8 @@ from benchmarks.peers.measured import (
     candidates_of,
     side_by_side,
 )
-from cluster.fanout import Site, UnitTables, run_units
+from cluster.fanout import Site, run_units
+from cluster.unit_tables import UnitTables
 from search.growth import Growth
 from search.partition import partition, run_unit
 from search.problem import Problem

@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
-from actors.chains import chain_scores, chains
+from actors.chains import chain_reader, chains
 from actors.engines import PolicyEngine, PRMEngine
 from actors.wire import ExpandItem, ScoreItem
 from search.config import SearchConfig
@@ -155,9 +155,9 @@ class MeteredReplica:
     meter: Meter
 
     async def score(self, paths: Sequence[PRMPath]) -> list[Score]:
-        parts = list(chains([ScoreItem(path) for path in paths]))
+        read, parts = chain_reader(self.engine), chains([ScoreItem(path) for path in paths])
         async with asyncio.TaskGroup() as tasks:
-            found = [tasks.create_task(chain_scores(self.engine, part)) for part in parts]
+            found = [tasks.create_task(read(part)) for part in parts]
         scores = [score for part in found for score in part.result()]
         for path, score in zip(paths, scores, strict=True):
             self.meter.count(path, score)

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pytest
 from hostile_cases import Case, assert_one_line, each, spelled
 
-from cluster.fanout import Site, UnitTables, _run_unit
+from cluster.fanout import Site, _run_unit
+from cluster.unit_tables import UnitTables
 from search.answers import boxed_answer
 from search.config import Limits, SearchConfig
 from search.growth import Growth

@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -108,13 +109,18 @@ class Recording:
 
 @dataclass(frozen=True, slots=True)
 class Speeds:
-    """Policy tokens a second of each repetition."""
+    """Policy tokens a second of each repetition.
+
+    Raw is measured before and after each search, which is compared with the mean of the two: else
+    a machine that becomes slower meanwhile looks like a search that is.
+    """
 
     raw: list[float] = field(default_factory=list)
     search: list[float] = field(default_factory=list)
 
     def ratios(self) -> list[float]:
-        return [mine / raw for mine, raw in zip(self.search, self.raw, strict=True)]
+        around = map(statistics.mean, pairwise(self.raw))
+        return [mine / raw for mine, raw in zip(self.search, around, strict=True)]
 
     def result(self, work: Work) -> Result:
         what = f"search over raw tokens/s, {work.strategy}, N = {work.n}"
@@ -184,10 +190,12 @@ async def measured(
 async def _compared(work: Work, engine: Any, site: Site, repetitions: int) -> Speeds:
     items, speeds = await _recorded(work, engine), Speeds()
     await _through_serve(work, site)
-    for _ in range(repetitions):
+    for repetition in range(repetitions + 1):
         await _forget(engine)
+        if repetition:
+            speeds.search.append(await _through_serve(work, site))
+            await _forget(engine)
         speeds.raw.append(await _raw(engine, items))
-        speeds.search.append(await _through_serve(work, site))
     return speeds
 
 

@@ -6,10 +6,15 @@ running are cancelled. The caller hears something all the time, if only that not
 """
 
 import asyncio
+import pickle
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from actors.wire import SIGN_OF_LIFE_S, TICK_S, Failure
+from search.errors import ClusterError, first_cause, one_line
+
+# What pickle raises for classes inside of functions, for locks, and for arguments of its own.
+UNSENDABLE = (pickle.PickleError, AttributeError, TypeError)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -66,4 +71,14 @@ async def _result_or_failure(
     try:
         return await compute(item)
     except Exception as error:
-        return Failure(error)
+        return Failure(_sendable(error))
+
+
+def _sendable(error: Exception) -> Exception:
+    """The error, or what it says if it cannot be sent: it would take its batch along."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except UNSENDABLE:
+        cause = first_cause(error)
+        return ClusterError(f"the replica failed: {type(cause).__name__}: {one_line(cause)}")
+    return error

@@ -1,13 +1,15 @@
-"""How full the policy's batches are, by how many solutions are under way: why `ROOM` is what it is.
+"""How full the policy's batches are, by how many solutions are under way and in a task.
 
-`python -m benchmarks.room [--toy]`, in virtual time: one replica of each role, 1,024 solutions;
+`python -m benchmarks.room [--toy]`, in virtual time: one replica of each role, 4,096 solutions;
 replicas and steps as in `benchmarks.scaling`, and steps of more varied length. Filled is the time
-that the tokens would take in batches that are always full, over the time that they took.
+that the tokens would take in batches that are always full, over the time that they took. Why
+`ROOM` is what it is, and why a task carries one batch: its room is free when all of it has ended.
 """
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 from rich.console import Console
 from rich.table import Table
@@ -22,10 +24,10 @@ from search.rewards import Reduction
 from search.step_model import StepModel
 from search.strategies import keep_count
 
-ROOMS = (2, 3, ROOM, 6)
+ROOMS, BATCHES_A_TASK = (2, 3, ROOM, 6), (1, 2)
 VARIATIONS = (0.6, 1.0)
 SEARCHES = (("dvts", 64), ("dvts", 16), ("beam", 16), ("beam", 256))
-SOLUTIONS, TOY_SOLUTIONS = 1024, 256
+SOLUTIONS, TOY_SOLUTIONS = 4096, 256
 FULL_TOKEN_S = POLICY.iteration_s / POLICY.max_batch + POLICY.sequence_s
 
 
@@ -33,19 +35,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--toy", action="store_true", help="small, to see that it works")
     solutions = TOY_SOLUTIONS if parser.parse_args(arguments).toy else SOLUTIONS
-    rooms = [f"{room} x" for room in ROOMS]
-    table = Table("search", "variation of lengths", *rooms, title="filled, by solutions under way")
+    filled = [partial(_filled, solutions=solutions, room=room) for room in ROOMS]
+    _print("filled, by solutions under way", [f"{room} x" for room in ROOMS], filled)
+    filled = [partial(_filled, solutions=solutions, in_task=each) for each in BATCHES_A_TASK]
+    _print("filled, by batches in a task", [f"{each} x" for each in BATCHES_A_TASK], filled)
+
+
+def _print(title: str, heads: Sequence[str], filled: Sequence[Callable[..., float]]) -> None:
+    table = Table("search", "variation of lengths", *heads, title=title)
     for variation in VARIATIONS:
         steps = replace(STEPS, step_cv=variation)
         for strategy, n in SEARCHES:
-            shares = [_filled(strategy, n, solutions, steps, room) for room in ROOMS]
-            row = (f"{share:.2f}" for share in shares)
+            row = (f"{share(strategy, n, steps):.2f}" for share in filled)
             table.add_row(f"{strategy}, N = {n}", str(variation), *row)
     Console(width=110).print(table)
 
 
-def _filled(strategy: str, n: int, solutions: int, steps: StepModel, room: int) -> float:
-    admission = Admission(POLICY.max_batch, POLICY.max_batch, speculation=False, room=room)
+def _filled(
+    strategy: str, n: int, steps: StepModel, *, solutions: int, room: int = ROOM, in_task: int = 1
+) -> float:
+    batch = POLICY.max_batch
+    admission = Admission(batch, in_task * batch, speculation=False, room=room)
     fleet = Fleet(policy=POLICY, policies=1, admission=admission, prm=PRM)
     done = simulate(_units(strategy, n, solutions), fleet, steps)
     return done.end.policy_tokens * FULL_TOKEN_S / done.makespan_s

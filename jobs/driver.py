@@ -6,10 +6,13 @@ its units, or as a bad row with its reason. The driver holds only what is in fli
 
 import asyncio
 import logging
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from typing import TypeAlias
 
 import pyarrow as pa
 from rich.console import Console
@@ -19,7 +22,7 @@ from cluster.accelerators import gpu_names
 from cluster.admission import Admission, admission_of
 from cluster.capacity import check_capacity, uses_gpus
 from cluster.connect import connected
-from cluster.deploy import Ready, deployed
+from cluster.deploy import Deployed, Ready, deployed
 from cluster.fanout import Site, run_units, warm_up
 from cluster.logs import about
 from jobs.commits import Commits
@@ -47,6 +50,13 @@ from jobs.storage import Storage
 from search.errors import StorageError
 from search.problem import Problem
 from search.schemas import PROBLEMS
+
+# Problems that can be searched and graded, and the rows that cannot.
+Split: TypeAlias = tuple[list[Problem], list[BadProblem]]
+# A model by its role, on the cluster of this run.
+Serving: TypeAlias = (
+    "Callable[[str, ModelSpec | None], AbstractAsyncContextManager[asyncio.Task[Deployed | None]]]"
+)
 
 log = logging.getLogger("branchwise")
 
@@ -132,30 +142,44 @@ async def _search_all(
     recall: Recall,
     watch: RunWatch,
 ) -> _Searched:
-    """Every policy of the ladder in turn, with the PRM deployed once."""
-    policies = [policy_spec(policy) for policy in recipe.policies]
-    prm, failed, work = prm_spec(recipe.prm), 0, recipe.work
-    # What takes long starts side by side: grading processes and Ray, then the PRM and a policy.
+    """What takes long starts side by side: grading processes and Ray, then the PRM and a policy."""
+    policies, prm = [policy_spec(policy) for policy in recipe.policies], prm_spec(recipe.prm)
+    work, autoscales = recipe.work, recipe.cluster.autoscales
     async with Graders(work.grading_processes, work.grading_timeout_s) as graders:
         with connected(address, packs_replicas=uses_gpus(policies, prm)) as is_shared:
-            check_capacity(policies, prm, recipe.cluster.autoscales)
-            timeout_s = recipe.cluster.machines_timeout_s if recipe.cluster.autoscales else None
+            check_capacity(policies, prm, autoscales)
+            timeout_s = recipe.cluster.machines_timeout_s if autoscales else None
             serving = partial(deployed, is_shared=is_shared, machines_timeout_s=timeout_s)
             warm_up(admission(recipe, policies[0].name, len(loaded)))
             splitting = asyncio.create_task(_split_gradable(loaded, graders))
-            async with serving("prm", prm) as prm_replicas:
-                for place, policy in enumerate(policies):
-                    watch.deploying([each.name for each in policies], place)
-                    async with serving("policy", policy) as policy_replicas:
-                        replicas = asyncio.gather(policy_replicas, prm_replicas, splitting)
-                        policy_model, prm_model, (problems, bad) = await replicas
-                        ready = Ready(policy_model, prm_model)
-                        known = PolicyRecall(recall, policy.name)
-                        failed += await _search(
-                            recipe, policy, ready, problems, writer, known, graders, watch
-                        )
+            failed = await _climb(recipe, serving, splitting, writer, recall, graders, watch)
             gpus = gpu_names() if uses_gpus(policies, prm) else frozenset[str]()
+    problems, bad = await splitting
     return _Searched(problems, failed, bad, gpus)
+
+
+async def _climb(
+    recipe: Recipe,
+    serving: Serving,
+    splitting: "asyncio.Task[Split]",
+    writer: RunWriter,
+    recall: Recall,
+    graders: Graders,
+    watch: RunWatch,
+) -> int:
+    """Every policy of the ladder in turn, with the PRM deployed once; how many units failed."""
+    policies, failed = [policy_spec(policy) for policy in recipe.policies], 0
+    async with serving("prm", prm_spec(recipe.prm)) as prm_replicas:
+        for place, policy in enumerate(policies):
+            watch.deploying([each.name for each in policies], place)
+            async with serving("policy", policy) as policy_replicas:
+                replicas = asyncio.gather(policy_replicas, prm_replicas, splitting)
+                policy_model, prm_model, (problems, _) = await replicas
+                ready, known = Ready(policy_model, prm_model), PolicyRecall(recall, policy.name)
+                failed += await _search(
+                    recipe, policy, ready, problems, writer, known, graders, watch
+                )
+    return failed
 
 
 async def _search(
@@ -210,9 +234,7 @@ def admission(recipe: Recipe, policy: str, problems: int) -> Admission:
     )
 
 
-async def _split_gradable(
-    loaded: list[Problem | BadProblem], graders: Graders
-) -> tuple[list[Problem], list[BadProblem]]:
+async def _split_gradable(loaded: list[Problem | BadProblem], graders: Graders) -> Split:
     """Problems that can be searched and graded, and the rows that cannot, with their reason."""
     good: list[Problem] = []
     bad: list[BadProblem] = []

@@ -136,6 +136,42 @@ def test_a_failure_belongs_to_its_item() -> None:
 
 
 @pytest.mark.unit
+class OddError(Exception):
+    """Cannot be read back: it is made from two arguments and keeps one."""
+
+    def __init__(self, what: str, where: str) -> None:
+        super().__init__(f"{what} at {where}")
+
+
+class HeldError(Exception):
+    """Cannot be written: it holds a lock."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what, threading.Lock())
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OddError("no room", "layer 3"),
+        HeldError("no room"),
+        type("Local", (ValueError,), {})("no room"),
+    ],
+)
+def test_an_error_that_cannot_be_sent_says_what_it_is(error: Exception) -> None:
+    async def fail_one(item: int) -> int:
+        if item == 1:
+            raise error
+        return item
+
+    found = dict(asyncio.run(answers(range(3), fail_one)))
+    assert (found[0], found[2]) == (0, 2)
+    sent = pickle.loads(pickle.dumps(found[1]))
+    assert isinstance(sent.error, ClusterError)
+    assert type(error).__name__ in str(sent.error)
+    assert "no room" in str(sent.error)
+
+
 @pytest.mark.parametrize("how", ["cancel", "close"])
 def test_items_still_running_are_cancelled_when_the_caller_goes(how: str) -> None:
     async def run() -> list[str]:

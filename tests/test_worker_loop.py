@@ -1,9 +1,11 @@
 """The event loop of a worker: one for its life, which runs between tasks and ends what is left."""
 
 import asyncio
+import signal
 import threading
 import time
 from _thread import interrupt_main
+from collections.abc import Iterator
 
 import pytest
 
@@ -41,6 +43,15 @@ def test_the_loop_runs_between_tasks() -> None:
     assert heard.wait(60)
 
 
+@pytest.fixture
+def heeds_interrupts() -> Iterator[None]:
+    """A shell has what it starts in the background ignore them."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeds_interrupts")
 def test_a_task_that_ray_interrupts_is_cancelled() -> None:
     begun, cancelled = threading.Event(), threading.Event()
 

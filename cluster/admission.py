@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from search.partition import WorkUnit
 
 # Sequences wait for scores and for their siblings. With four times as many as a batch holds it is
-# 90 to 96 % full, with twice as many 70 to 85 % (DVTS; docs/performance.md).
+# 96 to 99 % full, with twice as many 72 to 85 % (DVTS; docs/performance.md).
 ROOM = 4
 # A search that fills the room alone leaves its batch half empty whenever a step of it ends.
 AT_LEAST = 2

@@ -7,7 +7,7 @@ that the tokens would take in batches that are always full, over the time that t
 """
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -24,7 +24,7 @@ from search.rewards import Reduction
 from search.step_model import StepModel
 from search.strategies import keep_count
 
-ROOMS, BATCHES_A_TASK = (2, 3, ROOM, 6), (1, 2)
+ROOMS = (2, 3, ROOM, 6)
 VARIATIONS = (0.6, 1.0)
 SEARCHES = (("dvts", 64), ("dvts", 16), ("beam", 16), ("beam", 256))
 SOLUTIONS, TOY_SOLUTIONS = 4096, 256
@@ -35,24 +35,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--toy", action="store_true", help="small, to see that it works")
     solutions = TOY_SOLUTIONS if parser.parse_args(arguments).toy else SOLUTIONS
-    filled = [partial(_filled, solutions=solutions, room=room) for room in ROOMS]
-    _print("filled, by solutions under way", [f"{room} x" for room in ROOMS], filled)
-    filled = [partial(_filled, solutions=solutions, in_task=each) for each in BATCHES_A_TASK]
-    _print("filled, by batches in a task", [f"{each} x" for each in BATCHES_A_TASK], filled)
-
-
-def _print(title: str, heads: Sequence[str], filled: Sequence[Callable[..., float]]) -> None:
-    table = Table("search", "variation of lengths", *heads, title=title)
+    filled = {f"{room} x": partial(_filled, room=room) for room in ROOMS}
+    filled[f"{ROOM} x, two batches a task"] = partial(_filled, in_task=2)
+    title = "filled, by solutions under way"
+    table = Table("search", "variation of lengths", *filled, title=title)
     for variation in VARIATIONS:
         steps = replace(STEPS, step_cv=variation)
         for strategy, n in SEARCHES:
-            row = (f"{share(strategy, n, steps):.2f}" for share in filled)
+            row = (f"{share(strategy, n, solutions, steps):.2f}" for share in filled.values())
             table.add_row(f"{strategy}, N = {n}", str(variation), *row)
     Console(width=110).print(table)
 
 
 def _filled(
-    strategy: str, n: int, steps: StepModel, *, solutions: int, room: int = ROOM, in_task: int = 1
+    strategy: str, n: int, solutions: int, steps: StepModel, room: int = ROOM, in_task: int = 1
 ) -> float:
     batch = POLICY.max_batch
     admission = Admission(batch, in_task * batch, speculation=False, room=room)

@@ -71,10 +71,10 @@ async def _result_or_failure(
     try:
         return await compute(item)
     except Exception as error:
-        return Failure(_sendable(error))
+        return Failure(sendable(error))
 
 
-def _sendable(error: Exception) -> Exception:
+def sendable(error: Exception) -> Exception:
     """The error, or what it says if it cannot be sent: it would take its batch along."""
     try:
         pickle.loads(pickle.dumps(error))

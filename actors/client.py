@@ -1,11 +1,11 @@
 """Policy and PRM as a work unit sees them: batches calls, routes them by affinity.
 
-A Serve call costs milliseconds and one item more costs microseconds, so what becomes ready in
-the same tick goes in one call: the first at once, what follows it within `TICK_S` together.
+A call costs ten times as much as one item more, so what becomes ready in the same tick goes in
+one call: the first at once, what follows it within `TICK_S` together.
 Invariant: every item that was sent is answered once, with its result or with an error. An item
 whose caller has gone is given up in the engine, with its whole batch or, if it may be, alone. All
-calls of a client carry the same affinity key and so reach the same replica, where their prefixes
-are cached, until that is lost: then another key is used. A replica that says nothing for
+calls of a client go to the same replica, where their prefixes are cached, until that is lost: then
+to another. A replica that says nothing for
 `LONGEST_SILENCE_S` is taken as lost.
 """
 
@@ -16,7 +16,7 @@ import logging
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import stamina
 
@@ -29,7 +29,7 @@ from search.whole_solutions import SolutionRequest
 # hour of waits in all, however long the call had lasted before.
 ATTEMPTS = 60
 LONGEST_WAIT_S = 15.0
-# A call goes over gRPC, whose messages are bounded (see cluster/connect.py).
+# So that a large call holds up neither side's event loop.
 ITEMS_OF_A_CALL = 512
 
 log = logging.getLogger("branchwise")
@@ -37,20 +37,28 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-class BatchingCaller(Generic[Item, Result]):
-    """Sends items to a Serve method that takes a batch and streams finished items back.
+class TakesBatches(Protocol):
+    """A replica as its callers see it: see `actors.lines.CallsOf`."""
 
-    others: the same method of other replicas, asked in turn when one was lost.
+    def remote(self, items: Sequence[Any]) -> AsyncIterator[Any]:
+        """Lists of (place in the batch, result), until each item is answered."""
+        ...
+
+
+class BatchingCaller(Generic[Item, Result]):
+    """Sends items to a replica that takes a batch and streams finished items back.
+
+    others: other replicas, asked in turn when one was lost.
     """
 
     def __init__(
         self,
-        method: Any,
+        calls: TakesBatches,
         border: type[BranchwiseError],
         give_up: Callable[[Item], Item] | None = None,
-        others: Sequence[Any] = (),
+        others: Sequence[TakesBatches] = (),
     ) -> None:
-        self._methods, self._losses = (method, *others), 0
+        self._replicas, self._losses = (calls, *others), 0
         self._border, self._give_up = border, give_up
         self._waiting: list[tuple[Item, asyncio.Future[Result]]] = []
         self._calls: set[asyncio.Task[None]] = set()
@@ -132,8 +140,8 @@ class BatchingCaller(Generic[Item, Result]):
 
     async def _stream(self, batch: list[tuple[Item, "asyncio.Future[Result]"]]) -> None:
         lost: EngineLostError | None = None
-        method = self._methods[self._losses % len(self._methods)]
-        async for reply in _heard(method.remote([item for item, _ in batch])):
+        replica = self._replicas[self._losses % len(self._replicas)]
+        async for reply in _heard(replica.remote([item for item, _ in batch])):
             for place, result in reply:
                 if isinstance(result, Failure) and isinstance(result.error, EngineLostError):
                     lost = result.error
@@ -167,19 +175,10 @@ def _cancel_when_unwanted(
 
 
 async def _heard(replies: AsyncIterator[Result]) -> AsyncIterator[Result]:
-    """The replies, as long as they come.
-
-    Serve goes on with a call whose caller has left the loop over it, unless it is told.
-    """
-    try:
+    """The replies, as long as they come."""
+    with contextlib.suppress(StopAsyncIteration):
         while True:
             yield await _next_reply(replies)
-    except StopAsyncIteration:
-        return
-    finally:
-        cancel = getattr(replies, "cancel", None)
-        if cancel is not None:
-            cancel()
 
 
 async def _next_reply(replies: AsyncIterator[Result]) -> Result:
@@ -222,20 +221,20 @@ def _last_line(error: Exception) -> str:
 
 
 class RemotePolicy:
-    """The policy protocol over a Serve handle.
+    """The policy protocol over calls to a replica.
 
-    gives_up: single requests may be cancelled, as a search does that speculates. others: the same
-    of other replicas, for when one is lost.
+    gives_up: single requests may be cancelled, as a search does that speculates. others: other
+    replicas, for when one is lost.
     """
 
     def __init__(
-        self, expand_batch: Any, gives_up: bool = False, others: Sequence[Any] = ()
+        self, calls: TakesBatches, gives_up: bool = False, others: Sequence[TakesBatches] = ()
     ) -> None:
         self._caller: BatchingCaller[ExpandItem | GiveUp, Expansion] = BatchingCaller(
-            expand_batch, PolicyError, _give_up if gives_up else None, others
+            calls, PolicyError, _give_up if gives_up else None, others
         )
         self._writer: BatchingCaller[SolutionRequest, list[Expansion]] = BatchingCaller(
-            expand_batch, PolicyError, None, others
+            calls, PolicyError, None, others
         )
         name = uuid.uuid4().hex
         self._tickets = (f"{name}-{number}" if gives_up else "" for number in itertools.count())
@@ -264,11 +263,11 @@ def _give_up(item: ExpandItem | GiveUp) -> GiveUp:
 
 
 class RemotePRM:
-    """The PRM protocol over a Serve handle. others: as of `RemotePolicy`."""
+    """The PRM protocol over calls to a replica. others: as of `RemotePolicy`."""
 
-    def __init__(self, score_batch: Any, others: Sequence[Any] = ()) -> None:
+    def __init__(self, calls: TakesBatches, others: Sequence[TakesBatches] = ()) -> None:
         self._caller: BatchingCaller[ScoreItem, Score] = BatchingCaller(
-            score_batch, PRMError, None, others
+            calls, PRMError, None, others
         )
 
     async def score(self, paths: Sequence[PRMPath]) -> list[Score]:

@@ -20,7 +20,7 @@ class PolicyReplica(Replica[PolicyEngine]):
     """One replica; Serve makes as many as the recipe asks for (see cluster/deploy.py)."""
 
     def __init__(self, spec: ModelSpec) -> None:
-        super().__init__(load_policy_engine(spec), spec.name, spec.max_batch)
+        super().__init__(load_policy_engine(spec), spec.name, spec.max_batch, self.expand_batch)
         engine = self._engine
         self._writer = engine if isinstance(engine, WritesSolutions) else None
         self._may_be_given_up: dict[str, asyncio.Task[Expansion]] = {}

@@ -17,7 +17,7 @@ class PRMReplica(Replica[PRMEngine]):
     """One replica; Serve makes as many as the recipe asks for (see cluster/deploy.py)."""
 
     def __init__(self, spec: ModelSpec) -> None:
-        super().__init__(load_prm_engine(spec), "prm", spec.max_batch)
+        super().__init__(load_prm_engine(spec), "prm", spec.max_batch, self.score_batch)
         self._read = chain_reader(self._engine)
 
     async def score_batch(self, items: Sequence[ScoreItem]) -> AsyncIterator[ScoreReply]:

@@ -3,10 +3,11 @@
 import contextlib
 import dataclasses
 from collections.abc import Iterator
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from actors.engines import PolicyEngine, PRMEngine
 from actors.garbage import collect_seldom
+from actors.listener import Answer, Listener
 from actors.load import Load
 from actors.spec import ModelFacts
 
@@ -20,15 +21,28 @@ class Replica(Generic[Engine]):
     """One replica around an engine; Serve makes as many as the recipe asks for.
 
     deployment: what metrics call it. batch: how many sequences the engine computes together.
+    answer: how it answers a batch.
     """
 
-    def __init__(self, engine: Engine, deployment: str, batch: int) -> None:
+    # What Serve calls, and may wait for, when it takes a replica away; the class has its own.
+    __del__: Any
+
+    def __init__(self, engine: Engine, deployment: str, batch: int, answer: Answer) -> None:
         self._engine = engine
         self._name = replica_name()
         if self._name:
             collect_seldom()
         self._sequences = 0
+        self._listener = Listener(answer)
+        self.__del__ = self._leave
         self._load = Load(deployment, self._name, batch, getattr(engine, "load", None))
+
+    async def address(self) -> str:
+        """Where it takes calls (see `actors.lines`); whoever is told may call it."""
+        import ray
+
+        host: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+        return await self._listener.address(host)
 
     def facts(self) -> ModelFacts:
         """Parameters and device of the loaded model."""
@@ -56,9 +70,10 @@ class Replica(Generic[Engine]):
         if forget is not None:
             await forget()
 
-    def __del__(self) -> None:
-        """Called by Serve when it takes the replica away; an engine's own processes go with it."""
-        close = getattr(getattr(self, "_engine", None), "close", None)
+    async def _leave(self) -> None:
+        """Finishes what is under way, then closes the engine, whose own processes go with it."""
+        await self._listener.leave()
+        close = getattr(self._engine, "close", None)
         if close is not None:
             close()
 

@@ -13,9 +13,8 @@ from search.whole_solutions import SolutionRequest
 
 # How long the next message waits for company, on both ways: a fraction of what a step takes.
 TICK_S = 0.004
-# A machine whose network is cut refuses nothing, it says nothing. gRPC would notice after up to
-# seven minutes: Ray's channels send a ping every five, and none more than one a minute.
-SIGN_OF_LIFE_S = 2.0
+# A machine whose network is cut refuses nothing, it says nothing.
+SIGN_OF_LIFE_S = 4.0
 # Longer than any pause of a process that lives: a call given up in error costs its work.
 LONGEST_SILENCE_S = 15.0
 
@@ -59,6 +58,10 @@ class Failure(Carried):
 
     error: Exception
 
+
+# The number of a message that belongs to no call: the replica takes no new ones.
+LEAVING = -1
+LEAVES = "the replica leaves, and takes no new calls"
 
 # What a policy replica takes; a whole solution comes back as the expansions of its steps.
 PolicyItem: TypeAlias = ExpandItem | GiveUp | SolutionRequest

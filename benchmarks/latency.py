@@ -309,11 +309,10 @@ async def _served(dvts: Sequence[WorkUnit], beams: Sequence[WorkUnit]) -> list[l
 
 async def _through_serve(unit: WorkUnit, slots: int) -> Outcome:
     """Waste here is what the search itself knows: aborted sequences are not in it."""
-    from cluster.fanout import replica_method
+    from cluster.fanout import replica_of
 
-    expand_batch = replica_method("policy", "expand_batch", unit.unit_id)
-    policy = RemotePolicy(expand_batch, gives_up=True)
-    prm = RemotePRM(replica_method("prm", "score_batch", unit.unit_id))
+    policy = RemotePolicy(replica_of("policy", unit.unit_id), gives_up=True)
+    prm = RemotePRM(replica_of("prm", unit.unit_id))
     started = time.perf_counter()
     growth = await run_unit(unit, policy, prm, slots)
     seconds, budget = time.perf_counter() - started, growth.budget

@@ -1,7 +1,7 @@
 """What the orchestration costs: node expansions a second with engines that cost nothing.
 
 `python -m benchmarks.overhead`: the whole path (driver, Ray tasks, Serve replicas, tables), the
-same searches without Ray (strategies and fake engines in one process), and Serve alone with
+same searches without Ray (strategies and fake engines in one process), and calls alone with
 batches of several sizes. Zero-latency fake engines on both sides.
 """
 
@@ -24,7 +24,7 @@ from benchmarks.results import Result, result, write_results, writes_results
 from cluster.admission import admission_of
 from cluster.connect import connected
 from cluster.deploy import deployed
-from cluster.fanout import Site, replica_method, run_units
+from cluster.fanout import Site, replica_of, run_units
 from search.config import Limits, SearchConfig
 from search.partition import WorkUnit, partition, run_unit
 from search.problem import Problem
@@ -105,7 +105,7 @@ async def _measure() -> list[Rates]:
             for name, _, _ in SEARCHES:
                 found.append(await _repeated(f"{WHOLE}{name}", _through_ray(name)))
             for batch in BATCHES:
-                found.append(await _repeated(f"Serve alone, batch {batch}", _calls(batch)))
+                found.append(await _repeated(f"calls alone, batch {batch}", _calls(batch)))
     return found
 
 
@@ -165,7 +165,7 @@ def _calls(batch: int) -> Callable[[], Awaitable[tuple[int, float]]]:
     """One client that sends its next batch when the last one is answered."""
 
     async def measure() -> tuple[int, float]:
-        policy = RemotePolicy(replica_method("policy", "expand_batch", "bench"))
+        policy = RemotePolicy(replica_of("policy", "bench"))
         path = PolicyPath("1 + 1 =", b"")
         started, calls = time.perf_counter(), max(1, 512 // batch)
         for _ in range(calls):

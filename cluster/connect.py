@@ -43,9 +43,6 @@ SERVE_SETTINGS = {
     # How often replicas say how many sequences they have, where their number follows it.
     "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "2",
 }
-# Calls of work units are routed in the loop that they are made in, without a hop to another thread
-# and back. The driver keeps to Serve's own loop, for it has no loop between two runs.
-UNIT_SETTINGS = {"RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0"}
 # Read when ray is imported. Otherwise a call that a run which ends has left in a thread would start
 # a Ray of its own, once this one is shut down.
 RAY_SETTINGS = {"RAY_ENABLE_AUTO_CONNECT": "0"}
@@ -155,7 +152,7 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
 def _worker_environment() -> dict[str, str]:
     """Workers keep quiet, and import this checkout unless a submitted job brought its own."""
     quiet = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_TELEMETRY": "1"}
-    quiet |= SERVE_SETTINGS | UNIT_SETTINGS
+    quiet |= SERVE_SETTINGS
     quiet |= {name: os.environ[name] for name in (FORMAT,) if name in os.environ}
     if SUBMITTED_JOB in os.environ:
         # Ray refuses a variable that a job and its driver set to different values.
@@ -175,11 +172,23 @@ def _init(**options: Any) -> None:
     import ray
 
     on_sigterm = signal.getsignal(signal.SIGTERM)
+    importing = threading.Thread(target=_import_serve)
+    importing.start()
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
     except Exception as error:
         # Ray's word for a node that takes too long is a bare Exception.
         raise (TimeoutError(one_line(error)) if type(error) is Exception else error) from None
+    finally:
+        importing.join()
     # Ray puts its own in the place of the command line's, which ends a run in order.
     if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)
+
+
+def _import_serve() -> None:
+    """A second of a core, while this process waits for those that Ray starts."""
+    with uncollected():
+        from ray import serve
+
+    del serve

@@ -1,8 +1,9 @@
 """Policy and PRM replicas on the cluster, through Ray Serve.
 
 Each model is one Serve application, named by its role, and on a shared cluster by what it is too,
-so that runs with the same model share it. Calls with the same affinity key reach the same replica
-(consistent hashing), so a work unit finds its prefixes in that KV cache.
+so that runs with the same model share it. Serve starts, watches, replaces and counts replicas, and
+tells where they are; work units call them there (`actors.lines`), so each finds its prefixes in the
+KV cache of the replica that it keeps to.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ from typing import Any
 
 import stamina
 
+from actors.lines import answers
 from actors.spec import ModelFacts, ModelSpec
 from cluster.readiness import Patience, first_ready, ready_replicas
 from cluster.routing import Keys, keys_of_replicas
@@ -25,7 +27,7 @@ from search.errors import ClusterError
 # A replica that is gone is noticed by its callers; one that hangs by three checks in a row that it
 # does not answer in time.
 HEALTH_CHECK_PERIOD_S, HEALTH_CHECK_TIMEOUT_S = 5.0, 10.0
-# A replica that is taken away has nothing to finish: its searches are over, or lost.
+# Serve's own calls to a replica are short; what work units have under way the replica ends itself.
 LAST_REQUESTS_S = 0.1
 STARTS_OF_SERVE = 5
 FOLLOW_INTERVAL_S, LONGEST_LOOK_S = 2.0, 10.0
@@ -117,20 +119,26 @@ async def _started(
 
 async def _followed(started: "asyncio.Task[Deployed | None]") -> None:
     """Keeps the keys those of the replicas that are ready; what cannot be known stays."""
-    from ray import serve
-
     model = await asyncio.shield(started)
-    if model is None:
-        return
-    handle, known = serve.get_app_handle(model.application), len(model.keys)
-    while True:
+    while model is not None:
         await asyncio.sleep(FOLLOW_INTERVAL_S)
         with contextlib.suppress(Exception):
             async with asyncio.timeout(LONGEST_LOOK_S):
-                running = await ready_replicas(model.application)
-                if running and running != known:
-                    model.keys = await keys_of_replicas(handle, running)
-                    known = running
+                await _follow(model)
+
+
+async def _follow(model: Deployed) -> None:
+    """Leaves out replicas that are gone, and asks for all when their number is another."""
+    from ray import serve
+
+    async with asyncio.TaskGroup() as tasks:
+        asked = {key: tasks.create_task(answers(key)) for key in model.keys}
+    standing = tuple(key for key, answer in asked.items() if answer.result())
+    model.keys = standing or model.keys
+    running = await ready_replicas(model.application)
+    if running and running != len(standing):
+        handle = serve.get_app_handle(model.application)
+        model.keys = await keys_of_replicas(handle, running)
 
 
 def _deploy(name: str, application: Any) -> None:

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any, TypeAlias
@@ -19,6 +19,7 @@ import stamina
 
 from actors.client import RemotePolicy, RemotePRM
 from actors.garbage import uncollected
+from actors.lines import CallsOf
 from actors.spread import spread_policy, spread_prm
 from cluster.admission import Admission, Bundle
 from cluster.attempts import Attempts
@@ -26,7 +27,7 @@ from cluster.backlog import Backlog
 from cluster.flight import Flight
 from cluster.logs import about, about_units
 from cluster.machines import Machines, this_machine
-from cluster.routing import Balance, Keys, Route, with_others
+from cluster.routing import Balance, Keys, Route, address_of, with_others
 from cluster.unit_tables import UnitTables
 from cluster.worker_loop import run_in_worker_loop
 from search.errors import ClusterError, first_cause, one_line
@@ -43,8 +44,6 @@ WARM_WORKERS = min(4, os.cpu_count() or 1)
 # its units, but a unit that ends its worker each time must end too.
 STARTS_OF_A_TASK = 8
 LONGEST_WAIT_S = 10.0
-# What a call carries has classes of modules alone, which need no cloudpickle: half the time.
-PICKLED = {"request_serialization": "pickle", "response_serialization": "pickle"}
 # Replicas that came or went are taken note of after this time at the latest.
 FOLLOW_S = 2.0
 
@@ -217,16 +216,14 @@ def _remote(function: Callable[..., Any]) -> Any:
 
 
 def warm_up(admission: Admission) -> None:
-    """Starts the first tasks' workers now, while models load: each needs seconds of a core."""
+    """Starts the first tasks' workers now, while models load: each needs a second of a core."""
     for _ in range(min(WARM_WORKERS, admission.tasks_at_once)):
-        _remote(_import_serve).remote()
+        _remote(_get_ready).remote()
 
 
-def _import_serve() -> None:
-    with uncollected():
-        from ray import serve
-
-    del serve
+def _get_ready() -> None:
+    """What tasks need is imported, and the worker's loop runs."""
+    run_in_worker_loop(asyncio.sleep(0))
 
 
 def work_units_task(bundle: Bundle, site: Site, route: Route) -> Iterator[str | list[UnitTables]]:
@@ -236,16 +233,14 @@ def work_units_task(bundle: Bundle, site: Site, route: Route) -> Iterator[str | 
 
 
 async def _run_bundle(bundle: Bundle, site: Site, route: Route) -> list[UnitTables]:
-    expand = partial(replica_method, site.policy, "expand_batch")
-    score = partial(replica_method, site.prm, "score_batch")
     gives_up = bundle.slots > 0
     policies = [
-        RemotePolicy(expand(key), gives_up, [expand(each) for each in others])
-        for key, others in with_others(route.policy, site.policy_keys)
+        RemotePolicy(first, gives_up, others)
+        for first, *others in _replicas(site.policy, route.policy, site.policy_keys)
     ]
     prms = [
-        RemotePRM(score(key), [score(each) for each in others])
-        for key, others in with_others(route.prm, site.prm_keys)
+        RemotePRM(first, others)
+        for first, *others in _replicas(site.prm, route.prm, site.prm_keys)
         if site.prm
     ]
     policy, prm = spread_policy(policies), spread_prm(prms) if prms else None
@@ -280,16 +275,38 @@ async def _search(unit: WorkUnit, site: Site, grow: Grow, started: float) -> Uni
     )
 
 
-def replica_method(application: str, method: str, affinity: str) -> Any:
-    """A streaming method of a deployment, bound to the replica of the affinity key."""
-    handle = _handle(application).options(stream=True, session_id=affinity, **PICKLED)
-    return getattr(handle, method)
+def _replicas(
+    application: str, keys: Sequence[str], of_replicas: Sequence[str]
+) -> Iterator[list[CallsOf]]:
+    """The replica of each key; then others to go on with, and at last whichever Serve knows of."""
+    for key, others in with_others(keys, of_replicas):
+        known = filter(None, (key, *others))
+        yield [*map(replica_at, known), replica_of(application, key)]
+
+
+def replica_at(key: str) -> CallsOf:
+    """Calls to the replica with this affinity key."""
+
+    async def find() -> str:
+        return key
+
+    return CallsOf(find)
+
+
+def replica_of(application: str, session: str) -> CallsOf:
+    """Calls to the replica that Serve finds for a session, asked when it is needed."""
+
+    async def find() -> str:
+        return await address_of(_handle(application), session)
+
+    return CallsOf(find)
 
 
 @lru_cache(maxsize=8)
 def _handle(application: str) -> Any:
     """Handles stay warm for the life of a worker: a new one costs 50 ms."""
-    from ray import serve
+    with uncollected():
+        from ray import serve
 
     return serve.get_app_handle(application)
 

@@ -1,8 +1,8 @@
 """Which replica answers a task: always the same one, and each as much as the others.
 
-Serve sends equal affinity keys to the same replica (consistent hashing), but some replicas get
-more keys than others. So a key is found for each replica, and a task takes the key with the
-least work under way, or several if one replica cannot hold all of it at once (`actors.spread`).
+Each replica has an affinity key: the address at which it takes calls (`actors.lines`). Serve tells
+them, and a task takes the key with the least work under way, or several if one replica cannot hold
+all of it at once (`actors.spread`).
 Invariant: where a task's calls go changes no result, only its speed.
 """
 
@@ -12,11 +12,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from actors.spec import ModelFacts
-
-# With as many keys a replica, one that has none is met once in thousands of runs.
-KEYS_TRIED = 16
-KEYS_AT_ONCE = 4
+# Serve answers a session from the same replica always (consistent hashing). With as many sessions a
+# replica, one that has none is met once in thousands of runs.
+SESSIONS = 16
+SESSIONS_AT_ONCE = 4
 # Replicas that are asked in turn when one is lost; a handle for each costs a little.
 OTHERS = 2
 
@@ -72,19 +71,19 @@ def with_others(
 
 
 async def keys_of_replicas(handle: Any, replicas: int) -> tuple[str, ...]:
-    """A key for each replica: keys are tried until every replica has answered one."""
-    found: dict[str, str] = {}
-    for tried in range(0, KEYS_TRIED * replicas, KEYS_AT_ONCE * replicas):
-        keys = [str(tried + place) for place in range(KEYS_AT_ONCE * replicas)]
+    """The key of each replica: sessions are tried until every replica has answered one."""
+    found: dict[str, None] = {}
+    for tried in range(0, SESSIONS * replicas, SESSIONS_AT_ONCE * replicas):
+        sessions = [str(tried + place) for place in range(SESSIONS_AT_ONCE * replicas)]
         async with asyncio.TaskGroup() as tasks:
-            asked = [tasks.create_task(_facts(handle, key)) for key in keys]
-        for key, facts in zip(keys, asked, strict=True):
-            found.setdefault(facts.result().replica, key)
+            asked = [tasks.create_task(address_of(handle, session)) for session in sessions]
+        found |= dict.fromkeys(each.result() for each in asked)
         if len(found) >= replicas:
             break
-    return tuple(found.values())
+    return tuple(found)
 
 
-async def _facts(handle: Any, key: str) -> ModelFacts:
-    facts: ModelFacts = await handle.options(session_id=key).facts.remote()
-    return facts
+async def address_of(handle: Any, session: str) -> str:
+    """Where the replica that Serve finds for a session takes calls."""
+    address: str = await handle.options(session_id=session).address.remote()
+    return address

@@ -1,7 +1,7 @@
 """The event loop of a worker: one for its whole life, in a thread of its own.
 
-Serve's handles belong to the loop in which they were used first, and route calls in it. Invariant:
-it runs between two tasks as well, so that what the handles know of replicas stays true.
+Connections to replicas belong to the loop in which they were made, and stand longer than a task.
+Invariant: it runs between two tasks as well, so that replicas hear that their caller is there.
 """
 
 import asyncio

@@ -6,7 +6,7 @@ import pytest
 import ray
 from ray.exceptions import RaySystemError
 
-from cluster.connect import SERVE_SETTINGS, UNIT_SETTINGS, connected
+from cluster.connect import SERVE_SETTINGS, connected
 from cluster.repository import REPOSITORY
 
 pytestmark = [
@@ -23,7 +23,7 @@ def test_workers_of_a_local_cluster_have_the_environment_of_a_run() -> None:
         assert not is_shared
         # Workers cannot import the modules of tests.
         found = ray.get(ray.remote(lambda: dict(os.environ)).remote())
-    wanted = SERVE_SETTINGS | UNIT_SETTINGS | {"RAY_SERVE_USE_PACK_SCHEDULING_STRATEGY": "1"}
+    wanted = SERVE_SETTINGS | {"RAY_SERVE_USE_PACK_SCHEDULING_STRATEGY": "1"}
     assert {name: found.get(name) for name in wanted} == wanted
     assert found["PYTHONPATH"].split(os.pathsep)[0] == str(REPOSITORY)
     here = dict(os.environ)

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from actors.spec import ModelFacts
 from cluster.admission import Admission, Bundle, task_size
 from cluster.backlog import bundles
 from cluster.routing import Balance, keys_of_replicas, with_others
@@ -18,24 +17,24 @@ pytestmark = pytest.mark.unit
 
 
 class HashedHandle:
-    """A Serve handle whose keys are spread as unevenly as hashing may: most on one replica."""
+    """A Serve handle whose sessions are spread as unevenly as hashing may: most on one replica."""
 
     def __init__(self, replicas: int) -> None:
-        self._replicas, self._key = replicas, ""
+        self._replicas, self._session = replicas, ""
 
     def options(self, session_id: str) -> "HashedHandle":
         other = HashedHandle(self._replicas)
-        other._key = session_id
+        other._session = session_id
         return other
 
     @property
-    def facts(self) -> "HashedHandle":
+    def address(self) -> "HashedHandle":
         return self
 
-    async def remote(self) -> ModelFacts:
-        number = int(self._key)
+    async def remote(self) -> str:
+        number = int(self._session)
         place = number // 5 % self._replicas if number % 5 == 0 else 0
-        return ModelFacts(0, "none", f"replica-{place}")
+        return f"ws://replica:secret@10.0.0.{place}:1234"
 
 
 def units(n: int, problems: int, strategy: str = "beam") -> list[WorkUnit]:
@@ -47,12 +46,12 @@ def units(n: int, problems: int, strategy: str = "beam") -> list[WorkUnit]:
 @pytest.mark.parametrize("replicas", [1, 2, 4])
 def test_every_replica_gets_a_key_of_its_own(replicas: int) -> None:
     keys = asyncio.run(keys_of_replicas(HashedHandle(replicas), replicas))
-    assert len(set(keys)) == replicas
-    answered = [asyncio.run(HashedHandle(replicas).options(key).remote()) for key in keys]
-    assert len({facts.replica for facts in answered}) == replicas
+    wanted = {f"ws://replica:secret@10.0.0.{place}:1234" for place in range(replicas)}
+    assert set(keys) == wanted
+    assert len(keys) == replicas
 
 
-def test_a_replica_that_no_key_reaches_is_done_without() -> None:
+def test_a_replica_that_no_session_reaches_is_done_without() -> None:
     assert len(asyncio.run(keys_of_replicas(HashedHandle(1), 3))) == 1
 
 

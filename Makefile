@@ -33,19 +33,26 @@ lint: $(VENV)/installed-dev $(VENV)/installed-vllm
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Hours on two cores; each leaves its results beside the docs, and the last one writes the page.
+# Each leaves its results beside the docs; the last one writes the page and prints its table.
 RESULTS := docs/benchmarks
-bench: $(VENV)/installed-dev $(VENV)/installed-vllm
+bench: $(VENV)/installed-dev $(VENV)/installed-vllm $(VENV)/before
 	$(BIN)/python -m benchmarks.overhead --to $(RESULTS)/overhead.json
+	$(BIN)/python -m benchmarks.prediction --to $(RESULTS)/prediction.json
 	$(BIN)/python -m benchmarks.engines --to $(RESULTS)/engines.json
-	$(BIN)/python -m benchmarks.efficiency --to $(RESULTS)/efficiency.json
 	$(BIN)/python -m benchmarks.latency --to $(RESULTS)/latency.json
+	$(BIN)/python -m benchmarks.startup --against $(VENV)/before --to $(RESULTS)/startup.json
 	$(BIN)/python -m benchmarks.memory --to $(RESULTS)/memory.json
-	$(BIN)/python -m benchmarks.growth --to $(RESULTS)/growth.json
-	$(BIN)/python -m benchmarks.room
 	$(BIN)/python -m benchmarks.scaling --real --to $(RESULTS)/scaling.json
-	$(BIN)/python -m benchmarks.prediction
+	$(BIN)/python -m benchmarks.efficiency --to $(RESULTS)/efficiency.json
+	$(BIN)/python -m benchmarks.growth --to $(RESULTS)/growth.json
 	$(BIN)/python -m benchmarks.page
+
+# The revision that start-up is compared with: the last one before the work on speed.
+$(VENV)/before: $(VENV)/installed
+	rm -rf $@
+	git clone --quiet --no-checkout . $@
+	git -C $@ checkout --quiet 249f36b
+	touch $@
 
 # Trains every embedded model again (hours on two cores) and measures them for the model card.
 models: $(VENV)/installed-dev

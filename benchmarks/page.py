@@ -48,7 +48,9 @@ def main(arguments: Sequence[str] = sys.argv[1:]) -> None:
         raise SystemExit(f"{folder} has no results: run make bench")
     before, _, rest = PAGE.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)
-    PAGE.write_text(before + BEGIN + "\n" + table(files) + "\n" + END + after)
+    written = table(files)
+    PAGE.write_text(before + BEGIN + "\n" + written + "\n" + END + after)
+    print(written)
     draw([each for file in files for each in file.results], FIGURE)
 
 

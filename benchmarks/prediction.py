@@ -27,6 +27,7 @@ from rich.table import Table
 from actors.engines import load_policy_engine, load_prm_engine
 from actors.wire import ExpandItem, ScoreItem
 from benchmarks.engines import MODELS, specs
+from benchmarks.results import result, write_results, writes_results
 from jobs.data import DataSource, load_problems
 from jobs.step_statistics import observed_steps
 from search.config import Limits, SearchConfig
@@ -45,6 +46,7 @@ NEVER = "\n\n\n\n"
 BATCHES, CALIBRATIONS, STEPS = (1, 4, 16, 48), 5, (4, 12, 24)
 MAX_BATCH = 64
 CALIBRATION_SEED = 100
+GOAL, APART = 0.2, "an engine's speed changes after its calibration"
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--toy", action="store_true", help="small, to see that it works")
     parser.add_argument("--first-seed", type=int, default=0, help="of the problems predicted")
+    writes_results(parser)
     options = parser.parse_args(arguments)
     size = replace(TOY if options.toy else Size(), first_seed=options.first_seed)
     table = Table("search", "predicted s", "real CPU s", "predicted / real", "wall s")
@@ -227,6 +230,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Console(width=110).print(table)
     spread = f"{min(ratios):.3f} to {max(ratios):.3f}"
     print(f"predicted / real: median {statistics.median(ratios):.3f}, {spread}")
+    off = [abs(ratio - 1) for ratio in ratios]
+    found = result("prediction against a real run, off by", GOAL, off, APART, at_most=True)
+    write_results(options.to, "python -m benchmarks.prediction", [found])
 
 
 async def measured(size: Size) -> list[tuple[str, float, Took]]:

@@ -39,10 +39,8 @@ PRM = EngineTiming(iteration_s=0.02, sequence_s=0.0, prompt_token_s=0.00005, max
 STEPS = StepModel(
     step_tokens=50, step_cv=0.6, end_shares=evenly_spread_ends(8, 2), prompt_tokens=100
 )
-# In real time a quarter as fast: at full speed 16 replicas of both roles, 32 processes, and the
-# work units that call them need three cores. The fake policy counts bytes as tokens, so its steps
-# have their own length.
-REAL = {"iteration_s": 0.08, "sequence_s": 0.0008}
+# The same in real time. The fake policy counts bytes as tokens, so its steps have their own length.
+REAL = {"iteration_s": POLICY.iteration_s, "sequence_s": POLICY.sequence_s}
 REAL_STEPS = {"mean_steps": 6, "step_tokens": 40.0}
 KINDS = {"weak": "dvts", "strong": "dvts", "strong, beam": "beam"}
 WEAK, WEAK_REAL, STRONG = (1, 2, 4, 8, 16, 64), (1, 4, 16), (1, 2, 4)
@@ -67,10 +65,13 @@ class Size:
     weak: tuple[int, ...] = WEAK
     strong: tuple[int, ...] = STRONG
     real: tuple[int, ...] = WEAK_REAL
-    real_problems_a_replica: int = 2
+    # All that a replica has is under way at once, in tasks of a batch: a process for each task is
+    # what two cores bear.
+    real_problems_a_replica: int = 4
+    real_solutions_per_unit: int = 64
 
 
-TOY = Size(1, 8, 32, 4, 2, (1, 2), (1, 2), (1, 2), 1)
+TOY = Size(1, 8, 32, 4, 2, (1, 2), (1, 2), (1, 2), 1, 4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +182,13 @@ def _units(size: Size, kind: str, count: int, seed: int) -> Iterator[WorkUnit]:
 async def real(size: Size, kind: str) -> list[Efficiencies]:
     """The same through Ray tasks and Serve replicas with fake engines, in real time."""
     counts = size.real if kind == "weak" else [r for r in size.strong if r in (1, 4)]
-    small = replace(size, problems_a_replica=size.real_problems_a_replica)
+    small = size
+    if kind == "weak":
+        small = replace(
+            size,
+            problems_a_replica=size.real_problems_a_replica,
+            solutions_per_unit=size.real_solutions_per_unit,
+        )
     seconds = {count: await _through_serve(small, kind, count) for count in counts}
     return list(_efficiencies(f"{kind}, Serve", kind, seconds))
 

@@ -33,17 +33,18 @@ lint: $(VENV)/installed-dev $(VENV)/installed-vllm
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Each leaves its results beside the docs; the last one writes the page and prints its table.
+# An hour and a half on two cores. Each leaves its results beside the docs; the last one writes the page and prints its table.
 RESULTS := docs/benchmarks
 bench: $(VENV)/installed-dev $(VENV)/installed-vllm $(VENV)/before
 	$(BIN)/python -m benchmarks.overhead --to $(RESULTS)/overhead.json
 	$(BIN)/python -m benchmarks.prediction --to $(RESULTS)/prediction.json
-	$(BIN)/python -m benchmarks.engines --to $(RESULTS)/engines.json
-	$(BIN)/python -m benchmarks.latency --to $(RESULTS)/latency.json
 	$(BIN)/python -m benchmarks.startup --against $(VENV)/before --to $(RESULTS)/startup.json
-	$(BIN)/python -m benchmarks.memory --to $(RESULTS)/memory.json
-	$(BIN)/python -m benchmarks.scaling --real --to $(RESULTS)/scaling.json
 	$(BIN)/python -m benchmarks.efficiency --to $(RESULTS)/efficiency.json
+	$(BIN)/python -m benchmarks.scaling --real-only --only weak --to $(RESULTS)/scaling-real.json
+	$(BIN)/python -m benchmarks.scaling --to $(RESULTS)/scaling.json
+	$(BIN)/python -m benchmarks.latency --to $(RESULTS)/latency.json
+	$(BIN)/python -m benchmarks.memory --to $(RESULTS)/memory.json
+	$(BIN)/python -m benchmarks.engines --to $(RESULTS)/engines.json
 	$(BIN)/python -m benchmarks.growth --to $(RESULTS)/growth.json
 	$(BIN)/python -m benchmarks.page
 

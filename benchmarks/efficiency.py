@@ -51,9 +51,6 @@ LIMITS = Limits(max_steps=3, max_step_tokens=200, max_solution_tokens=600, stop_
 TOY_LIMITS = Limits(max_steps=2, max_step_tokens=8, max_solution_tokens=16, stop_at_boxed=False)
 UNIT_TIMEOUT_S = 900.0
 GOAL = 0.9
-# About 7 million parameters: on two cores as many tokens a second as other systems' policies had
-# in published comparisons. A smaller one leaves less of the shared cores to everything else.
-WIDTH, LAYERS = 320, 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +76,7 @@ class Work:
 FULL = [
     Work(strategy, n, problems, LIMITS)
     for strategy in ("beam", "dvts")
-    for n, problems in ((16, 48), (64, 12), (256, 3))
+    for n, problems in ((16, 24), (64, 6), (256, 2))
 ]
 TOY = [Work("dvts", 8, 2, TOY_LIMITS)]
 
@@ -161,7 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def policy_spec(engine: str, folder: Path) -> ModelSpec:
-    policy, _ = random_checkpoints(folder, WIDTH, LAYERS)
+    policy, _ = random_checkpoints(folder)
     prompt = PromptStyle(template=PROBLEM)
     return ModelSpec("policy", str(policy), engine, "float32", max_batch=BATCH, prompt=prompt)
 

@@ -57,7 +57,7 @@ SEEDS = 1_000
 class Size:
     """How large the measurement is; a toy one is for tests."""
 
-    problems_a_replica: int = 16
+    problems_a_replica: int = 8
     n: int = 64
     strong_n: int = 512
     solutions_per_unit: int = 32

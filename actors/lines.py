@@ -1,7 +1,7 @@
 """Standing connections to replicas, over which all work units of a worker make their calls.
 
 Serve finds replicas and keeps them alive; a call through it costs milliseconds of a core on both
-sides, and over a connection that stands a tenth of one. Invariant: a call gets the replies of its
+sides, and over a connection that stands a third of one. Invariant: a call gets the replies of its
 replica in order, or `EngineLostError` if the connection ends before the last one. A call that its
 caller leaves is cancelled in the replica. There is one line to a replica in each event loop.
 """

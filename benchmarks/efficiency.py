@@ -76,7 +76,7 @@ class Work:
 FULL = [
     Work(strategy, n, problems, LIMITS)
     for strategy in ("beam", "dvts")
-    for n, problems in ((16, 24), (64, 6), (256, 2))
+    for n, problems in ((16, 32), (64, 8), (256, 2))
 ]
 TOY = [Work("dvts", 8, 2, TOY_LIMITS)]
 

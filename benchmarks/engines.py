@@ -39,6 +39,8 @@ FAMILY = "qwen2.5-math-prm"
 PROBLEMS, SAMPLES = 16, 32
 SUBTREES, BRANCHING, DEPTH, STEP_TOKENS, QUESTION_TOKENS = 16, 4, 8, 50, 200
 HEAD = 32
+# About 3 million parameters.
+WIDTH, LAYERS = 256, 4
 GOAL = 1.3
 NO_DELIMITER = "\n\n\n\n"
 
@@ -142,16 +144,16 @@ def specs(engine: str, policy: Path, prm: Path) -> tuple[ModelSpec, ModelSpec]:
     )
 
 
-def random_checkpoints(folder: Path, width: int = 256, layers: int = 4) -> tuple[Path, Path]:
+def random_checkpoints(folder: Path) -> tuple[Path, Path]:
     """A policy that hardly ever ends a text, and a PRM, with the embedded tokenizer."""
     tokenizer = AutoTokenizer.from_pretrained(MODELS / "policy-0.6m")
     config = Qwen2Config(
         vocab_size=len(tokenizer),
-        hidden_size=width,
-        intermediate_size=width * 11 // 4,
-        num_hidden_layers=layers,
-        num_attention_heads=width // HEAD,
-        num_key_value_heads=width // HEAD // 2,
+        hidden_size=WIDTH,
+        intermediate_size=WIDTH * 11 // 4,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=WIDTH // HEAD,
+        num_key_value_heads=WIDTH // HEAD // 2,
         max_position_embeddings=1024,
         tie_word_embeddings=False,
         bos_token_id=None,

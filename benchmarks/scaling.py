@@ -10,6 +10,7 @@ in Serve replicas here.
 import argparse
 import asyncio
 import logging
+import shlex
 import statistics
 import time
 from collections.abc import Iterator, Sequence
@@ -122,6 +123,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Console(width=110).print(table)
     results = [line.result(goal) for line in found if (goal := _goal(line)) is not None]
     how = " --real-only" if options.real_only else " --real" if options.real else ""
+    if options.only != list(KINDS):
+        how += f" --only {shlex.join(options.only)}"
     write_results(options.to, f"python -m benchmarks.scaling{how}", results)
 
 

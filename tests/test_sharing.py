@@ -1,6 +1,7 @@
 """Real Ray: runs on one cluster use the same models, which leave with the last one."""
 
 import asyncio
+import dataclasses
 import subprocess
 import sys
 import threading
@@ -12,11 +13,14 @@ import pytest
 import yaml
 from test_cluster import recipe
 
+from actors.client import RemotePolicy
 from actors.lines import answers
 from actors.spec import ModelSpec
 from cluster.deploy import Deployed, deployed
+from cluster.fanout import replica_at
 from cluster.repository import REPOSITORY
 from jobs.results import Run, load_run
+from search.protocols import Expansion, PolicyPath, Sampling
 
 pytestmark = [
     pytest.mark.ray,
@@ -140,3 +144,27 @@ def test_the_successor_of_a_lost_replica_gets_a_key(cluster: str) -> None:
         before, now = asyncio.run(replaced())
     assert len(before) == len(now) == 2
     assert len(before & now) == 1
+
+
+async def answered_while_leaving() -> Expansion:
+    """A step of about two seconds, whose replica is taken away after a quarter of that."""
+    spec = ModelSpec("slow", "fake", "fake", "float64", cpus_per_replica=0.1)
+    async with deployed("policy", dataclasses.replace(spec, options={"delay_s": 2.0})) as starting:
+        model = await starting
+        assert model is not None
+        policy, path = RemotePolicy(replica_at(model.keys[0])), PolicyPath("1 + 1 =", b"")
+        call = asyncio.create_task(policy.expand(path, 1, Sampling(), 64, seed=1))
+        await asyncio.sleep(0.5)
+        assert not call.done()
+    return await call
+
+
+def test_a_replica_that_is_taken_away_finishes_what_it_is_writing(
+    cluster: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    from cluster.connect import connected
+
+    with connected(cluster):
+        expansion = asyncio.run(answered_while_leaving())
+    assert len(expansion.completions) == 1
+    assert not [each for each in caplog.messages if "was lost" in each]

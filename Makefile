@@ -33,7 +33,8 @@ lint: $(VENV)/installed-dev $(VENV)/installed-vllm
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# An hour and a half on two cores. Each leaves its results beside the docs; the last one writes the page and prints its table.
+# An hour and a half on two cores. Each leaves its results beside the docs; the last one writes the
+# page and prints its table.
 RESULTS := docs/benchmarks
 bench: $(VENV)/installed-dev $(VENV)/installed-vllm $(VENV)/before
 	$(BIN)/python -m benchmarks.overhead --to $(RESULTS)/overhead.json

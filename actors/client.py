@@ -5,8 +5,7 @@ one call: the first at once, what follows it within `TICK_S` together.
 Invariant: every item that was sent is answered once, with its result or with an error. An item
 whose caller has gone is given up in the engine, with its whole batch or, if it may be, alone. All
 calls of a client go to the same replica, where their prefixes are cached, until that is lost: then
-to another. A replica that says nothing for
-`LONGEST_SILENCE_S` is taken as lost.
+to another. A replica that says nothing for `LONGEST_SILENCE_S` is taken as lost.
 """
 
 import asyncio

@@ -17,13 +17,11 @@ import aiohttp
 from yarl import URL
 
 from actors.line_security import client_tls
-from actors.wire import LEAVES, LEAVING, LONGEST_SILENCE_S, Failure
+from actors.wire import HEARTBEAT_S, LEAVES, LEAVING, LONGEST_SILENCE_S, Failure
 from search.errors import EngineLostError, one_line
 
 # A machine whose network is cut does not even refuse.
 CONNECT_S = 5.0
-# A line over which nothing comes for so long is asked for a sign of life, and ends without one.
-HEARTBEAT_S = 20.0
 
 
 class Line:

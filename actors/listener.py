@@ -18,11 +18,9 @@ from yarl import URL
 
 from actors.batching import sendable
 from actors.line_security import server_tls
-from actors.wire import LEAVES, LEAVING, Failure
+from actors.wire import HEARTBEAT_S, LEAVES, LEAVING, Failure
 from search.errors import EngineLostError
 
-# A caller that says nothing for so long is asked for a sign of life, and taken as gone without one.
-HEARTBEAT_S = 20.0
 # What was begun has so long to end when the replica is taken away; Serve ends it after 20 s.
 LAST_CALLS_S = 15.0
 # For a caller to say that it has heard the end.

@@ -17,6 +17,9 @@ TICK_S = 0.004
 SIGN_OF_LIFE_S = 4.0
 # Longer than any pause of a process that lives: a call given up in error costs its work.
 LONGEST_SILENCE_S = 15.0
+# A line over which nothing comes for so long is asked for a sign of life, by either end, and is
+# ended without one.
+HEARTBEAT_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 # replica, one that has none is met once in thousands of runs.
 SESSIONS = 16
 SESSIONS_AT_ONCE = 4
-# Replicas that are asked in turn when one is lost; a handle for each costs a little.
+# Replicas that are asked in turn when one is lost, before Serve is asked for another.
 OTHERS = 2
 
 

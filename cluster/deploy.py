@@ -99,8 +99,6 @@ async def _started(
     name: str, role: str, spec: ModelSpec, use: Use, patience: Patience
 ) -> Deployed | None:
     """Waits until replicas are ready: all, or those that machines were found for."""
-    from ray import serve
-
     try:
         await asyncio.to_thread(_start_serve)
 
@@ -110,9 +108,9 @@ async def _started(
             await asyncio.to_thread(_deploy, name, application)
 
         running = await first_ready(name, spec.replicas, use, deploy, patience)
-        handle = serve.get_app_handle(name)
-        facts: ModelFacts = await handle.facts.remote()
-        return Deployed(name, facts, await keys_of_replicas(handle, running))
+        async with _handle(name) as handle:
+            facts: ModelFacts = await handle.facts.remote()
+            return Deployed(name, facts, await keys_of_replicas(handle, running))
     except (RuntimeError, TimeoutError) as error:
         raise ClusterError(f"the {role} {spec.model!r} did not start: {_reason(error)}") from error
 
@@ -129,16 +127,26 @@ async def _followed(started: "asyncio.Task[Deployed | None]") -> None:
 
 async def _follow(model: Deployed) -> None:
     """Leaves out replicas that are gone, and asks for all when their number is another."""
-    from ray import serve
-
     async with asyncio.TaskGroup() as tasks:
         asked = {key: tasks.create_task(answers(key)) for key in model.keys}
     standing = tuple(key for key, answer in asked.items() if answer.result())
     model.keys = standing or model.keys
     running = await ready_replicas(model.application)
     if running and running != len(standing):
-        handle = serve.get_app_handle(model.application)
-        model.keys = await keys_of_replicas(handle, running)
+        async with _handle(model.application) as handle:
+            model.keys = await keys_of_replicas(handle, running)
+
+
+@contextlib.asynccontextmanager
+async def _handle(application: str) -> AsyncIterator[Any]:
+    """Serve's handle, which else goes on telling its controller things after the cluster's end."""
+    from ray import serve
+
+    handle = serve.get_app_handle(application)
+    try:
+        yield handle
+    finally:
+        await handle.shutdown_async()
 
 
 def _deploy(name: str, application: Any) -> None:

@@ -95,11 +95,13 @@ def run_recipe(
     if name is not None:
         check_named(recipe, name)
     check_fit(recipe)
-    loaded = load_problems(recipe.data)
-    check_overlap(recipe, [row for row in loaded if isinstance(row, Problem)])
-    opened = open_run(recipe, into, fresh, name, also_if_running)
-    with opened as run, about(run=run.record.run_id):
-        return asyncio.run(_run(recipe, run, address, loaded, console))
+    work = recipe.work
+    with Graders(work.grading_processes, work.grading_timeout_s).starting() as graders:
+        loaded = load_problems(recipe.data)
+        check_overlap(recipe, [row for row in loaded if isinstance(row, Problem)])
+        opened = open_run(recipe, into, fresh, name, also_if_running)
+        with opened as run, about(run=run.record.run_id):
+            return asyncio.run(_run(recipe, run, address, loaded, graders, console))
 
 
 async def _run(
@@ -107,12 +109,13 @@ async def _run(
     run: OpenRun,
     address: str | None,
     loaded: list[Problem | BadProblem],
+    graders: Graders,
     console: Console,
 ) -> RunOutcome:
     recall, commits = Recall(run.log), lambda: run.log.commits
     with RunWatch(run.record.run_id, run.folder, console, commits) as watch:
-        async with RunWriter(run.log, recipe.work.checkpoint_interval_s) as writer:
-            searched = await _search_all(recipe, address, loaded, writer, recall, watch)
+        async with RunWriter(run.log, recipe.work.checkpoint_interval_s) as writer, graders:
+            searched = await _search_all(recipe, address, loaded, writer, recall, graders, watch)
         watch.begins("writing the tables")
         run.lease.check()
         write_table(run.folder, "problems", problems_table(searched.problems, searched.bad))
@@ -140,20 +143,20 @@ async def _search_all(
     loaded: list[Problem | BadProblem],
     writer: RunWriter,
     recall: Recall,
+    graders: Graders,
     watch: RunWatch,
 ) -> _Searched:
-    """What takes long starts side by side: grading processes and Ray, then the PRM and a policy."""
+    """What takes long starts side by side: workers, then the PRM and a policy."""
     policies, prm = [policy_spec(policy) for policy in recipe.policies], prm_spec(recipe.prm)
-    work, autoscales = recipe.work, recipe.cluster.autoscales
-    async with Graders(work.grading_processes, work.grading_timeout_s) as graders:
-        with connected(address, packs_replicas=uses_gpus(policies, prm)) as is_shared:
-            check_capacity(policies, prm, autoscales)
-            timeout_s = recipe.cluster.machines_timeout_s if autoscales else None
-            serving = partial(deployed, is_shared=is_shared, machines_timeout_s=timeout_s)
-            warm_up(admission(recipe, policies[0].name, len(loaded)))
-            splitting = asyncio.create_task(_split_gradable(loaded, graders))
-            failed = await _climb(recipe, serving, splitting, writer, recall, graders, watch)
-            gpus = gpu_names() if uses_gpus(policies, prm) else frozenset[str]()
+    autoscales = recipe.cluster.autoscales
+    with connected(address, packs_replicas=uses_gpus(policies, prm)) as is_shared:
+        check_capacity(policies, prm, autoscales)
+        timeout_s = recipe.cluster.machines_timeout_s if autoscales else None
+        serving = partial(deployed, is_shared=is_shared, machines_timeout_s=timeout_s)
+        warm_up(admission(recipe, policies[0].name, len(loaded)))
+        splitting = asyncio.create_task(_split_gradable(loaded, graders))
+        failed = await _climb(recipe, serving, splitting, writer, recall, graders, watch)
+        gpus = gpu_names() if uses_gpus(policies, prm) else frozenset[str]()
     problems, bad = await splitting
     return _Searched(problems, failed, bad, gpus)
 

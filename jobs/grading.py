@@ -7,11 +7,13 @@ once until the problem is forgotten; an answer is `correct` if and only if its c
 """
 
 import asyncio
+import contextlib
 import json
 import multiprocessing
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from fractions import Fraction
 from multiprocessing.connection import Connection
@@ -82,6 +84,7 @@ class _Child:
     checker: type[Checker]
     process: BaseProcess | None = None
     pipe: Connection | None = None
+    is_wanted: bool = True
 
     def alive(self) -> bool:
         return self.process is not None and self.process.is_alive()
@@ -93,6 +96,8 @@ class _Child:
             if self._is_ready():
                 return
             self.kill()
+            if not self.is_wanted:
+                return
         raise GradingError(
             "a grading process did not start: check that math-verify and reasoning-gym can be "
             "imported and that memory is left"
@@ -145,8 +150,12 @@ class _Child:
 
     def _is_ready(self) -> bool:
         assert self.pipe is not None
+        until_s = time.monotonic() + START_TIMEOUT_S
         try:
-            return self.pipe.poll(START_TIMEOUT_S) and self.pipe.recv() == READY
+            while not self.pipe.poll(SHORTEST_WAIT_S):
+                if not self.is_wanted or time.monotonic() > until_s:
+                    return False
+            return bool(self.pipe.recv() == READY)
         except (EOFError, OSError):
             return False
 
@@ -188,7 +197,8 @@ class _Book:
 class Graders:
     """Grading processes for one run; use as an async context manager, in one event loop.
 
-    They start beside what follows; the first question to each waits until it has started.
+    They start beside what follows, or before, with `starting`; the first question to each waits
+    until it has started.
     processes: children at work side by side. timeout_s: seconds of processor time for one question
     about one answer before the child is killed. problems_kept: problems whose judgements are
     remembered; an older one is forgotten, and its classes would be numbered anew. Raises
@@ -208,13 +218,20 @@ class Graders:
         self._books: OrderedDict[str, _Book] = OrderedDict()
         self._children = [_Child(checker) for _ in range(processes)]
         self._idle: asyncio.Queue[_Child] = asyncio.Queue()
-        self._starts: dict[_Child, asyncio.Future[None]] = {}
+        self._starts: dict[_Child, Future[None]] = {}
+        self._starters = ThreadPoolExecutor(processes)
+
+    @contextlib.contextmanager
+    def starting(self) -> Iterator[Self]:
+        """Starts them now, beside what the block does before there is a loop; ends them with it."""
+        self._start()
+        try:
+            yield self
+        finally:
+            self._end()
 
     async def __aenter__(self) -> Self:
-        loop = asyncio.get_running_loop()
-        for child in self._children:
-            self._starts[child] = loop.run_in_executor(None, child.start)
-            self._idle.put_nowait(child)
+        self._start()
         return self
 
     async def __aexit__(
@@ -223,9 +240,20 @@ class Graders:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        # A thread that still starts one would start another in the place of what is killed.
-        await asyncio.gather(*self._starts.values(), return_exceptions=True)
-        await self._kill_all()
+        await asyncio.to_thread(self._end)
+
+    def _start(self) -> None:
+        for child in self._children if not self._starts else ():
+            self._starts[child] = self._starters.submit(child.start)
+            self._idle.put_nowait(child)
+
+    def _end(self) -> None:
+        for child in self._children:
+            child.is_wanted = False
+        # What still starts, its own thread ends.
+        self._starters.shutdown()
+        for child in self._children:
+            child.kill()
 
     async def parses(self, reference_answer: str) -> bool:
         """Whether math-verify can read this reference at all."""
@@ -325,7 +353,7 @@ class Graders:
         child, reply = await self._idle.get(), None
         try:
             if child in self._starts:
-                await asyncio.shield(self._starts[child])
+                await asyncio.shield(asyncio.wrap_future(self._starts[child]))
             if not child.alive():
                 await asyncio.to_thread(child.start)
             reply = await asyncio.to_thread(child.ask, question, arguments, self._timeout_s)
@@ -340,10 +368,6 @@ class Graders:
         fresh = _Child(child.checker)
         self._children[self._children.index(child)] = fresh
         return fresh
-
-    async def _kill_all(self) -> None:
-        for child in self._children:
-            await asyncio.to_thread(child.kill)
 
 
 def _task_of(problem: Problem) -> tuple[str, str] | None:

@@ -68,7 +68,10 @@ def rows_as_bytes(table: pa.Table) -> bytes:
 
 
 def test_dvts_on_three_nodes_equals_one_node(three_nodes: str, tmp_path: Path) -> None:
-    many, on_many = run(recipe(tmp_path / "many"), three_nodes)
+    slow = recipe(tmp_path / "many")
+    # Long enough that a machine's first worker is there before the others have done its work.
+    slow["policies"][0]["options"] |= {"iteration_s": 0.05}
+    many, on_many = run(slow, three_nodes)
     one, on_one = run(
         recipe(tmp_path / "one", work={"solutions_per_unit": 64, "units_in_flight": 2}), None
     )

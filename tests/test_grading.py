@@ -7,6 +7,7 @@ import signal
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from jobs.grader_process import MathChecker, hostile, normalised, plain_number, verdict_at_sight
@@ -268,3 +269,23 @@ def test_plain_numbers_are_exact() -> None:
     assert plain_number("1,00") is plain_number("1/0") is plain_number("1e5") is None
     assert verdict_at_sight("10", "10.000001") is None
     assert verdict_at_sight("10", "10.1") is Verdict.INCORRECT
+
+
+def test_processes_that_started_before_the_loop_answer_in_it() -> None:
+    async def parses(graders: Graders) -> bool:
+        async with graders:
+            return await graders.parses("4")
+
+    with Graders(2, PATIENT_S).starting() as graders:
+        assert asyncio.run(parses(graders))
+
+
+def test_a_process_that_still_starts_ends_with_what_it_was_started_beside() -> None:
+    before = {child.pid for child in psutil.Process().children()}
+    with pytest.raises(ValueError, match="no such file"), Graders(2, PATIENT_S).starting():
+        raise ValueError("no such file")
+    assert not [
+        child
+        for child in psutil.Process().children()
+        if child.pid not in before and "spawn_main" in " ".join(child.cmdline())
+    ]

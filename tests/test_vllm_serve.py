@@ -72,27 +72,41 @@ class EngineKiller:
 
     def __init__(self) -> None:
         self.killed: int | None = None
+        self.seen: list[list[str]] = []
         self._deliver = Dispatch.deliver
 
     def deliver(self, dispatch: Dispatch, done: UnitTables) -> None:
         """In the driver's own loop, which sends out nothing while this goes on."""
         if self.killed is None:
-            engine = next(filter(runs_the_policy, descendants()))
+            self._kill()
+        self._deliver(dispatch, done)
+
+    def _kill(self) -> None:
+        """One whose title is being written at this moment is found when the next unit is back."""
+        processes = descendants()
+        self.seen.append([title(each) for each in processes])
+        for engine in filter(runs_the_policy, processes):
             self.killed = engine.pid
             engine.kill()
-        self._deliver(dispatch, done)
 
 
 def descendants() -> list[psutil.Process]:
     return psutil.Process(os.getpid()).children(recursive=True)
 
 
+def title(process: psutil.Process | None) -> str:
+    """Its command line; empty if it is gone."""
+    try:
+        return " ".join(process.cmdline()) if process else ""
+    except psutil.Error as error:
+        return repr(error)
+
+
 def runs_the_policy(process: psutil.Process) -> bool:
     """An engine below a replica of the policy."""
     try:
-        title, parent = " ".join(process.cmdline()), process.parent()
-        return "EngineCore" in title and "PolicyReplica" in " ".join(parent.cmdline())
-    except (psutil.Error, AttributeError):
+        return "EngineCore" in title(process) and "PolicyReplica" in title(process.parent())
+    except psutil.Error:
         return False
 
 
@@ -118,6 +132,6 @@ def test_an_engine_killed_in_mid_run_costs_nothing_but_time(
     killer = EngineKiller()
     monkeypatch.setattr(Dispatch, "deliver", lambda *given: killer.deliver(*given))
     outcome, loaded = run(recipe(tmp_path, "vllm"))
-    assert killer.killed, "no unit came back, so no engine was killed"
+    assert killer.killed, f"no engine of a policy among {killer.seen}"
     assert outcome.failed_units == 0
     assert set(loaded.units["status"].to_pylist()) == {"done"}

@@ -66,13 +66,11 @@ class Size:
     weak: tuple[int, ...] = WEAK
     strong: tuple[int, ...] = STRONG
     real: tuple[int, ...] = WEAK_REAL
-    # All that a replica has is under way at once, in tasks of a batch: a process for each task is
-    # what two cores bear.
-    real_problems_a_replica: int = 4
+    # Tasks of a batch: a process for each of those under way is what two cores bear.
     real_solutions_per_unit: int = 64
 
 
-TOY = Size(1, 8, 32, 4, 2, (1, 2), (1, 2), (1, 2), 1, 4)
+TOY = Size(1, 8, 32, 4, 2, (1, 2), (1, 2), (1, 2), 4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,11 +185,7 @@ async def real(size: Size, kind: str) -> list[Efficiencies]:
     counts = size.real if kind == "weak" else [r for r in size.strong if r in (1, 4)]
     small = size
     if kind == "weak":
-        small = replace(
-            size,
-            problems_a_replica=size.real_problems_a_replica,
-            solutions_per_unit=size.real_solutions_per_unit,
-        )
+        small = replace(size, solutions_per_unit=size.real_solutions_per_unit)
     seconds = {count: await _through_serve(small, kind, count) for count in counts}
     return list(_efficiencies(f"{kind}, Serve", kind, seconds))
 

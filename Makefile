@@ -25,7 +25,7 @@ study: $(VENV)/installed
 	$(BIN)/python -m jobs report $$(ls -td runs/study-2* | head -n 1) --to runs/study-report
 
 test: $(VENV)/installed-dev $(VENV)/installed-vllm $(VENV)/installed-weights $(VENV)/installed-s3
-	$(BIN)/python -m pytest
+	PYTHONFAULTHANDLER=1 $(BIN)/python -m pytest
 
 lint: $(VENV)/installed-dev $(VENV)/installed-vllm
 	$(BIN)/ruff check .

@@ -29,15 +29,13 @@ WORKERS = {
 # Read by Serve's controller, which has the environment of the job that starts Serve. Spread over
 # machines, replicas with one GPU leave no machine with two for a larger one.
 PACKS = {"RAY_SERVE_USE_PACK_SCHEDULING_STRATEGY": "1"}
-# What Serve calls its throughput settings, without those for HTTP: calls go over gRPC (half the
-# processor time of an object reference), in the loops of the caller and of the replica. Read when
-# ray.serve is imported, by this process and all workers.
+# From what Serve calls its throughput settings: a replica's methods run in the loop that its lines
+# run in, and its address is asked for over gRPC (half the processor time of an object reference).
+# Read when ray.serve is imported, by this process and all workers.
 SERVE_SETTINGS = {
     "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
-    "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1000",
     "RAY_SERVE_LOG_TO_STDERR": "0",
-    "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(256 << 20),
     # Each handle and replica tells Serve's own metrics ten times a second else.
     "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "2000",
     # How often replicas say how many sequences they have, where their number follows it.

@@ -94,7 +94,7 @@ class ModelSettings(Section):
     )
     cpus_per_replica: float = Field(default=1, ge=0, description="CPU cores of one replica")
     max_ongoing_requests: PositiveInt = Field(
-        default=4096, description="Calls under way in one replica"
+        default=4096, description="Calls by Serve under way in one replica; work units make none"
     )
     max_batch: PositiveInt = Field(
         default=64, description="Sequences computed together in one replica"

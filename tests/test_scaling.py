@@ -10,7 +10,7 @@ from test_attempts import Tasks, site, units
 
 from actors.replica import SEQUENCES
 from actors.spec import Autoscaling, ModelSpec
-from cluster import fanout, readiness
+from cluster import deploy, fanout, readiness
 from cluster.admission import Bundle, admission_of
 from cluster.deploy import Deployed, Ready
 from cluster.fanout import Site, run_units
@@ -126,6 +126,43 @@ def test_ready_keys_are_those_of_now() -> None:
     assert ready.keys() == (("0",), ("",))
     policy.keys = ("0", "3")
     assert ready.keys() == (("0", "3"), ("",))
+
+
+class Handle:
+    """One of Serve's, to replicas at these addresses."""
+
+    def __init__(self, *addresses: str) -> None:
+        self._addresses, self.is_open = addresses, True
+
+    def options(self, session_id: str) -> Any:
+        async def remote() -> str:
+            return self._addresses[int(session_id) % len(self._addresses)]
+
+        return SimpleNamespace(address=SimpleNamespace(remote=remote))
+
+    async def shutdown_async(self) -> None:
+        self.is_open = False
+
+
+def test_a_replica_that_came_is_asked_for_with_a_handle_that_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def answers(key: str) -> bool:
+        return key != "gone"
+
+    async def ready(application: str) -> int:
+        return 2
+
+    handle = Handle("a", "b")
+    serve = SimpleNamespace(get_app_handle=lambda name: handle)
+    monkeypatch.setattr("ray.serve", serve, raising=False)
+    monkeypatch.setattr(deploy, "answers", answers)
+    monkeypatch.setattr(deploy, "ready_replicas", ready)
+    facts = SimpleNamespace(parameters=1)
+    policy = Deployed("policy", facts, ("a", "gone"))  # type: ignore[arg-type]
+    asyncio.run(deploy._follow(policy))
+    assert sorted(policy.keys) == ["a", "b"]
+    assert not handle.is_open
 
 
 class Serve:

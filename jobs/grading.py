@@ -79,7 +79,10 @@ class _Refused(Exception):
 
 @dataclass(slots=True, eq=False)
 class _Child:
-    """One process and the parent's end of its pipe; `process` is None before the first start."""
+    """One process and the parent's end of its pipe; `process` is None before the first start.
+
+    `is_wanted` is taken back from another thread to end a start that is under way.
+    """
 
     checker: type[Checker]
     process: BaseProcess | None = None
@@ -90,10 +93,13 @@ class _Child:
         return self.process is not None and self.process.is_alive()
 
     def start(self) -> None:
-        """Blocks until the child has imported what it needs; raises GradingError."""
+        """Blocks until the child has imported what it needs, or is not wanted.
+
+        Raises GradingError.
+        """
         for _ in range(ATTEMPTS):
             self._spawn()
-            if self._is_ready():
+            if self._is_ready() and self.is_wanted:
                 return
             self.kill()
             if not self.is_wanted:
@@ -142,10 +148,10 @@ class _Child:
         # Not fork: the parent has threads, and forked locks could stay locked for ever.
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(
-            target=serve_questions, args=(theirs, self.checker), daemon=True
-        )
-        self.process.start()
+        process = context.Process(target=serve_questions, args=(theirs, self.checker), daemon=True)
+        process.start()
+        # Not before: what is there can be killed.
+        self.process = process
         theirs.close()
 
     def _is_ready(self) -> bool:
@@ -364,6 +370,7 @@ class Graders:
             self._idle.put_nowait(child if reply is not None else self._replace(child))
 
     def _replace(self, child: _Child) -> _Child:
+        child.is_wanted = False
         child.kill()
         fresh = _Child(child.checker)
         self._children[self._children.index(child)] = fresh

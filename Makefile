@@ -33,7 +33,7 @@ lint: $(VENV)/installed-dev $(VENV)/installed-vllm
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# An hour and a half on two cores. Each leaves its results beside the docs; the last one writes the
+# Nearly two hours on two cores. Each leaves its results beside the docs; the last one writes the
 # page and prints its table.
 RESULTS := docs/benchmarks
 bench: $(VENV)/installed-dev $(VENV)/installed-vllm $(VENV)/before

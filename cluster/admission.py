@@ -11,6 +11,8 @@ from search.partition import WorkUnit
 # Sequences wait for scores and for their siblings. With four times as many as a batch holds it is
 # 96 to 99 % full, with twice as many 72 to 85 % (DVTS; docs/performance.md).
 ROOM = 4
+# So few at first: they fill a batch while all write their first step.
+FIRST_ROOM = 2
 # A search that fills the room alone leaves its batch half empty whenever a step of it ends.
 AT_LEAST = 2
 # Enough that the last ones to end leave the replicas idle for a small part of the run only.
@@ -65,6 +67,11 @@ class Admission:
     def of(self, replicas: int) -> "Admission":
         """The same for as many replicas as are ready now."""
         return replace(self, batch=self.batch * replicas // self.replicas, replicas=replicas)
+
+    @property
+    def first(self) -> "Admission":
+        """The same for the first moments, when what is under way has only begun."""
+        return replace(self, room=min(self.room, FIRST_ROOM))
 
     @property
     def solutions(self) -> int:

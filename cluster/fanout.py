@@ -40,6 +40,9 @@ from search.schemas import NODES, SOLUTIONS, UNITS
 TASK_CPUS = 0.25
 # As many as this machine starts at once; a large one has cores to start more when they are due.
 WARM_WORKERS = min(4, os.cpu_count() or 1)
+# Only the first tasks find workers that were started ahead. Workers for the others start when the
+# first one is back, or after this time: until then they would take cores from the replicas.
+FIRST_S = 2.0
 # A task is lost with its worker or machine. On machines that may be taken away that is no fault of
 # its units, but a unit that ends its worker each time must end too.
 STARTS_OF_A_TASK = 8
@@ -117,6 +120,7 @@ class _Fanout:
         self._policy = Balance(site.policy_keys, admission.batch)
         self._prm = Balance(site.prm_keys, admission.batch)
         self.running: dict[asyncio.Task[list[UnitTables]], Bundle] = {}
+        self._first_until_s = time.monotonic() + FIRST_S
 
     def follow(self) -> None:
         """Takes note of replicas that came or left: work goes to those that are ready."""
@@ -130,7 +134,9 @@ class _Fanout:
 
     def admits(self, bundle: Bundle) -> bool:
         """Whether one more may start."""
-        return self.admission.admits(self.running.values(), bundle)
+        is_first = time.monotonic() < self._first_until_s
+        admission = self.admission.first if is_first else self.admission
+        return admission.admits(self.running.values(), bundle)
 
     def start(self, bundle: Bundle) -> None:
         """Starts a task."""
@@ -148,6 +154,7 @@ class _Fanout:
             news.cancel()
         done = [task for task in self.running if task.done()]
         for task in done:
+            self._first_until_s = 0.0
             del self.running[task]
         return [tables for task in done for tables in task.result()]
 

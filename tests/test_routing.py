@@ -94,6 +94,13 @@ def test_what_is_under_way_follows_the_batch(
     assert Admission(batch=64, per_task=64, **bound).admits(running, Bundle((unit,))) is admitted
 
 
+@pytest.mark.parametrize(("others", "admitted"), [(1, True), (2, False)])
+def test_at_first_less_is_under_way(others: int, admitted: bool) -> None:
+    [unit] = units(64, 1)
+    running, first = [Bundle((unit,))] * others, Admission(batch=64, per_task=64).first
+    assert first.admits(running, Bundle((unit,))) is admitted
+
+
 @pytest.mark.parametrize(("others", "admitted"), [(0, True), (1, True), (2, False)])
 def test_two_searches_larger_than_all_batches_are_under_way(others: int, admitted: bool) -> None:
     [unit] = units(512, 1)

@@ -6,6 +6,8 @@ A scripted checkpoint writes tokens as told, so that every way to end a step can
 import asyncio
 import dataclasses
 import random
+import subprocess
+import sys
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -409,3 +411,17 @@ def test_a_model_that_raises_fails_everything_that_waits(
             assert isinstance(error, RuntimeError)
     with pytest.raises(RuntimeError, match="out of memory"):
         engine.check_health()
+
+
+def test_a_replica_imports_no_scipy_with_its_model(policy_folder: Path) -> None:
+    """It is a twelfth of what a replica takes to import, and only losses of detectors need it."""
+    lines = (
+        "import sys; from actors.engines import load_policy_engine as load",
+        "from actors.spec import ModelSpec",
+        f"load(ModelSpec('p', {str(policy_folder)!r}, 'transformers', 'float32'))",
+        "from transformers.utils import is_scipy_available",
+        "print('scipy' in sys.modules, is_scipy_available())",
+    )
+    command = [sys.executable, "-c", "\n".join(lines)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True"]

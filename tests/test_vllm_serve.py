@@ -1,6 +1,5 @@
 """vLLM behind Ray Serve: the same recipe, both roles, and an engine that is killed in mid-run."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,8 @@ import pyarrow.compute as pc
 import pytest
 from rich.console import Console
 
+from benchmarks.faults.kinds import POLICY
+from benchmarks.faults.world import descendants, title, titled
 from cluster.unit_tables import UnitTables
 from jobs.dispatch import Dispatch
 from jobs.driver import RunOutcome, run_recipe
@@ -83,31 +84,12 @@ class EngineKiller:
 
     def _kill(self) -> None:
         """One whose title is being written at this moment is found when the next unit is back."""
-        processes = descendants()
-        self.seen.append([title(each) for each in processes])
-        for engine in filter(runs_the_policy, processes):
-            self.killed = engine.pid
-            engine.kill()
-
-
-def descendants() -> list[psutil.Process]:
-    return psutil.Process(os.getpid()).children(recursive=True)
-
-
-def title(process: psutil.Process | None) -> str:
-    """Its command line; empty if it is gone."""
-    try:
-        return " ".join(process.cmdline()) if process else ""
-    except psutil.Error as error:
-        return repr(error)
-
-
-def runs_the_policy(process: psutil.Process) -> bool:
-    """An engine below a replica of the policy."""
-    try:
-        return "EngineCore" in title(process) and "PolicyReplica" in title(process.parent())
-    except psutil.Error:
-        return False
+        below = descendants(psutil.Process())
+        self.seen.append([title(each) for each in below])
+        for replica in titled(below, POLICY):
+            for engine in titled(descendants(replica), "VLLM::EngineCore"):
+                self.killed = engine.pid
+                engine.kill()
 
 
 def test_dvts_on_vllm_is_as_accurate_as_on_transformers(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 from typing import Protocol
+from unittest.mock import patch
 
 from actors.garbage import uncollected
 from actors.spec import ModelFacts, ModelSpec
@@ -36,7 +37,7 @@ class PRMEngine(Protocol):
 def load_policy_engine(spec: ModelSpec) -> PolicyEngine:
     """The engine named by the recipe, with its model loaded."""
     if spec.engine == "transformers":
-        with uncollected():
+        with uncollected(), _without_scipy():
             from actors.engines.transformers_policy import TransformersPolicy
 
         return TransformersPolicy(spec)
@@ -55,7 +56,7 @@ def load_policy_engine(spec: ModelSpec) -> PolicyEngine:
 def load_prm_engine(spec: ModelSpec) -> PRMEngine:
     """The engine named by the recipe, with its model loaded."""
     if spec.engine == "transformers":
-        with uncollected():
+        with uncollected(), _without_scipy():
             from actors.engines.transformers_prm import TransformersPRM
 
         return TransformersPRM(spec)
@@ -69,6 +70,15 @@ def load_prm_engine(spec: ModelSpec) -> PRMEngine:
 
         return FakePRM(spec)
     raise RecipeError(f"unknown PRM engine {spec.engine!r}: use transformers, vllm or fake")
+
+
+@contextlib.contextmanager
+def _without_scipy() -> Iterator[None]:
+    """transformers imports it for losses of object detectors: 0.3 s of 4, and of no use here."""
+    import transformers.utils
+
+    with patch.object(transformers.utils, "is_scipy_available", lambda: False, create=True):
+        yield
 
 
 @contextlib.contextmanager

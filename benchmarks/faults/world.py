@@ -123,12 +123,13 @@ def descendants(process: psutil.Process) -> list[psutil.Process]:
         return []
 
 
-def titled(processes: list[psutil.Process], title: str) -> list[psutil.Process]:
+def titled(processes: list[psutil.Process], begin: str) -> list[psutil.Process]:
     """Those of the processes whose title begins so."""
-    return [each for each in processes if _title(each).startswith(title)]
+    return [each for each in processes if title(each).startswith(begin)]
 
 
-def _title(process: psutil.Process) -> str:
+def title(process: psutil.Process) -> str:
+    """Its command line, by which Ray and vLLM name their processes; empty if it is gone."""
     try:
         return " ".join(process.cmdline())
     except psutil.Error:

@@ -1,0 +1,64 @@
+"""How many tasks are under way: few until the first one is back, then what the replicas hold."""
+
+import asyncio
+
+import pytest
+
+from cluster import fanout
+from cluster.admission import Admission, Bundle
+from cluster.fanout import Site, failed_unit, run_units
+from cluster.machines import Machines
+from cluster.routing import Route
+from cluster.unit_tables import UnitTables
+from search.config import SearchConfig
+from search.partition import partition
+from search.problem import Problem
+from search.rewards import Reduction
+
+pytestmark = pytest.mark.unit
+
+SITE = Site("p", "policy", "", 0, 0, 60.0, unit_attempts=1)
+CONFIG = SearchConfig("best_of_n", 4, 1, 4, Reduction.LAST, 0)
+# Eight tasks fill the room, four what is admitted at first.
+ADMISSION = Admission(batch=8, per_task=4)
+
+
+class Tasks:
+    """In the place of Ray: notes how many run whenever one starts; the first one ends first."""
+
+    def __init__(self) -> None:
+        self.running, self.ended = 0, 0
+        self.at_once: dict[bool, list[int]] = {False: [], True: []}
+
+    async def __call__(
+        self, bundle: Bundle, site: Site, route: Route, machines: Machines
+    ) -> list[UnitTables]:
+        self.running += 1
+        self.at_once[self.ended > 0].append(self.running)
+        await asyncio.sleep(0.01 * self.running)
+        self.running, self.ended = self.running - 1, self.ended + 1
+        return [failed_unit(unit, site, ValueError("of no matter"), 0.0) for unit in bundle.units]
+
+
+def run_with(tasks: Tasks, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fanout, "_asked", tasks)
+    problems = [Problem(f"p{place}", "", "") for place in range(20)]
+
+    async def run() -> None:
+        units = [unit for each in problems for unit in partition(each, CONFIG, 4)]
+        assert len([done async for done in run_units(units, SITE, ADMISSION)]) == len(problems)
+
+    asyncio.run(run())
+
+
+def test_more_tasks_start_when_the_first_one_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks = Tasks()
+    run_with(tasks, monkeypatch)
+    assert (max(tasks.at_once[False]), max(tasks.at_once[True])) == (4, 8)
+
+
+def test_they_start_after_a_while_in_any_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks = Tasks()
+    monkeypatch.setattr(fanout, "FIRST_S", 0.0)
+    run_with(tasks, monkeypatch)
+    assert max(tasks.at_once[False]) == 8

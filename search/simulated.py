@@ -75,20 +75,25 @@ class SimulatedEngine:
             raise
 
     async def _iterate(self) -> None:
-        """Runs while there is work, many iterations at a time while the batch stays the same."""
+        """Runs while there is work, many iterations at a time while the batch stays the same.
+
+        One begins when the last one should have ended: on a busy machine this task is woken late,
+        by up to an iteration, and the engine that it stands for would have gone on by itself.
+        """
         clock = asyncio.get_running_loop().time
+        began_s = clock()
         while True:
-            await self._read(self._admitted())
+            began_s += await self._read(self._admitted(), began_s)
             if not self._running:
                 return
-            started, each_s = clock(), self._iteration_s()
-            most = min(sequence.left for sequence in self._running)
-            await self._pass(most * each_s)
+            each_s, most = self._iteration_s(), min(sequence.left for sequence in self._running)
+            await self._pass(began_s + most * each_s)
             # Who came or left in the middle of an iteration joins or leaves at its end.
-            spent = min(most, max(1, math.ceil((clock() - started) / each_s - ROUNDING)))
-            await self._pass_until(started + spent * each_s)
-            self.busy_s += clock() - started
+            spent = min(most, max(1, math.ceil((clock() - began_s) / each_s - ROUNDING)))
+            await self._pass_until(began_s + spent * each_s)
             self._write(spent)
+            self.busy_s += spent * each_s
+            began_s = max(began_s + spent * each_s, clock() - each_s)
 
     def _iteration_s(self) -> float:
         return self.timing.iteration_s + self.timing.sequence_s * len(self._running)
@@ -104,16 +109,19 @@ class SimulatedEngine:
                 prompt_tokens += sequence.prompt_tokens
         return prompt_tokens
 
-    async def _read(self, prompt_tokens: int) -> None:
+    async def _read(self, prompt_tokens: int, began_s: float) -> float:
+        """Returns how long it takes, when it is over."""
         seconds = prompt_tokens * self.timing.prompt_token_s
         if seconds:
-            await asyncio.sleep(seconds)
+            await self._pass_until(began_s + seconds)
             self.busy_s += seconds
+        return seconds
 
-    async def _pass(self, seconds: float) -> None:
+    async def _pass(self, end_s: float) -> None:
         """Waits, but not longer than until a sequence can join or leaves early."""
+        left_s = end_s - asyncio.get_running_loop().time()
         try:
-            await asyncio.wait_for(self._change.wait(), seconds)
+            await asyncio.wait_for(self._change.wait(), left_s)
         except TimeoutError:
             return
 

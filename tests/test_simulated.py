@@ -55,6 +55,21 @@ def test_a_deadlock_is_said() -> None:
         run_virtually(forever())
 
 
+@pytest.mark.parametrize(
+    ("late_s", "ends"), [(0.3, {"a": 8.3, "b": 11.3}), (5.0, {"a": 13.0, "b": 19.0})]
+)
+def test_an_engine_that_is_woken_late_has_gone_on_for_an_iteration_at_most(
+    monkeypatch: pytest.MonkeyPatch, late_s: float, ends: dict[str, float]
+) -> None:
+    pass_until = SimulatedEngine._pass_until
+
+    async def pass_until_late(engine: SimulatedEngine, end_s: float) -> None:
+        await pass_until(engine, end_s + late_s)
+
+    monkeypatch.setattr(SimulatedEngine, "_pass_until", pass_until_late)
+    assert _run({"a": 4, "b": 6}) == pytest.approx(ends)
+
+
 def test_a_sequence_alone_takes_its_iterations() -> None:
     assert _run({"a": 4}) == {"a": 4 * 1.5}
 

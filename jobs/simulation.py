@@ -6,8 +6,9 @@ overhead for every call. No two simulations of the same arguments differ.
 """
 
 import asyncio
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
 from actors.spread import spread_policy, spread_prm
@@ -186,16 +187,17 @@ class _Called:
         first: int = 0,
     ) -> Expansion:
         """See `search.protocols.Policy`."""
-        expand = self._policy.expand(path, n, sampling, max_tokens, seed, first)
+        expand = partial(self._policy.expand, path, n, sampling, max_tokens, seed, first)
         return await self._called(expand)
 
     async def write(self, request: SolutionRequest) -> list[Expansion]:
         """See `search.whole_solutions.WritesSolutions`."""
-        return await self._called(step_by_step(self._policy, request))
+        return await self._called(partial(step_by_step, self._policy, request))
 
-    async def _called(self, work: Awaitable[Result]) -> Result:
+    async def _called(self, work: Callable[[], Awaitable[Result]]) -> Result:
+        """The work begins when the call has arrived; one that is given up before never does."""
         await asyncio.sleep(self._call_s)
-        result, seconds = await _timed(work)
+        result, seconds = await _timed(work())
         self._waited.transport_s += self._call_s
         self._waited.policy_s += seconds
         return result

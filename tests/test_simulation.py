@@ -1,6 +1,7 @@
 """Predictions: small cases by hand, what must not depend on scaling, and the words for it."""
 
 import dataclasses
+import gc
 import itertools
 from dataclasses import replace
 from pathlib import Path
@@ -89,6 +90,16 @@ def test_one_solution_takes_its_steps_scores_and_calls() -> None:
     assert (done.generations, done.end.policy_tokens, done.solutions) == (3, 30, 1)
     assert done.end.policy_busy_s == pytest.approx(3 * 10 * 0.11)
     assert done.waited.prm_s == pytest.approx(3 * 0.2)
+
+
+def test_a_call_that_is_given_up_on_its_way_never_begins() -> None:
+    """Speculated steps are given up while slow calls take them to the replica."""
+    config = replace(config_of("beam", 32, 4), keep=8)
+    admission = Admission(64, 32)
+    fleet = Fleet(policy=POLICY_TIME, policies=1, admission=admission, prm=PRM_TIME, call_s=1.0)
+    simulate(partition(Problem("p", "", ""), config, 64), fleet, VARIED)
+    # Python would warn of a coroutine that was made and never awaited, and warnings are errors.
+    gc.collect()
 
 
 def test_two_solutions_share_a_replica_or_have_one_each() -> None:

@@ -153,8 +153,9 @@ class _Fanout:
         finally:
             news.cancel()
         done = [task for task in self.running if task.done()]
-        for task in done:
+        if done:
             self._first_until_s = 0.0
+        for task in done:
             del self.running[task]
         return [tables for task in done for tables in task.result()]
 

@@ -90,10 +90,11 @@ class SimulatedEngine:
             await self._pass(began_s + most * each_s)
             # Who came or left in the middle of an iteration joins or leaves at its end.
             spent = min(most, max(1, math.ceil((clock() - began_s) / each_s - ROUNDING)))
-            await self._pass_until(began_s + spent * each_s)
+            took_s = spent * each_s
+            await self._pass_until(began_s + took_s)
             self._write(spent)
-            self.busy_s += spent * each_s
-            began_s = max(began_s + spent * each_s, clock() - each_s)
+            self.busy_s += took_s
+            began_s = max(began_s + took_s, clock() - each_s)
 
     def _iteration_s(self) -> float:
         return self.timing.iteration_s + self.timing.sequence_s * len(self._running)

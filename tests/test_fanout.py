@@ -3,22 +3,18 @@
 import asyncio
 
 import pytest
+from test_attempts import done_unit, site, units
 
 from cluster import fanout
 from cluster.admission import Admission, Bundle
-from cluster.fanout import Site, failed_unit, run_units
+from cluster.fanout import Site, run_units
 from cluster.machines import Machines
 from cluster.routing import Route
 from cluster.unit_tables import UnitTables
-from search.config import SearchConfig
-from search.partition import partition
-from search.problem import Problem
-from search.rewards import Reduction
 
 pytestmark = pytest.mark.unit
 
-SITE = Site("p", "policy", "", 0, 0, 60.0, unit_attempts=1)
-CONFIG = SearchConfig("best_of_n", 4, 1, 4, Reduction.LAST, 0)
+PROBLEMS = "abcdefghijklmnopqrst"
 # Eight tasks fill the room, four what is admitted at first.
 ADMISSION = Admission(batch=8, per_task=4)
 
@@ -37,16 +33,15 @@ class Tasks:
         self.at_once[self.ended > 0].append(self.running)
         await asyncio.sleep(0.01 * self.running)
         self.running, self.ended = self.running - 1, self.ended + 1
-        return [failed_unit(unit, site, ValueError("of no matter"), 0.0) for unit in bundle.units]
+        return [done_unit(unit) for unit in bundle.units]
 
 
 def run_with(tasks: Tasks, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fanout, "_asked", tasks)
-    problems = [Problem(f"p{place}", "", "") for place in range(20)]
 
     async def run() -> None:
-        units = [unit for each in problems for unit in partition(each, CONFIG, 4)]
-        assert len([done async for done in run_units(units, SITE, ADMISSION)]) == len(problems)
+        found = run_units(units(PROBLEMS), site(1), ADMISSION)
+        assert len([done async for done in found]) == len(PROBLEMS)
 
     asyncio.run(run())
 

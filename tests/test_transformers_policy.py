@@ -6,8 +6,6 @@ A scripted checkpoint writes tokens as told, so that every way to end a step can
 import asyncio
 import dataclasses
 import random
-import subprocess
-import sys
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import EOS, TINY, TOKENIZER_FOLDER, SaveCheckpoint, scripted_policy
+from test_floors import run_python
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -422,6 +421,4 @@ def test_a_replica_imports_no_scipy_with_its_model(policy_folder: Path) -> None:
         "from transformers.utils import is_scipy_available",
         "print('scipy' in sys.modules, is_scipy_available())",
     )
-    command = [sys.executable, "-c", "\n".join(lines)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["False", "True"]
+    assert run_python("-c", "\n".join(lines)).split() == ["False", "True"]

@@ -3,7 +3,6 @@
 import contextlib
 from collections.abc import Iterator
 from typing import Protocol
-from unittest.mock import patch
 
 from actors.garbage import uncollected
 from actors.spec import ModelFacts, ModelSpec
@@ -75,6 +74,8 @@ def load_prm_engine(spec: ModelSpec) -> PRMEngine:
 @contextlib.contextmanager
 def _without_scipy() -> Iterator[None]:
     """transformers imports it for losses of object detectors: 0.3 s of 4, and of no use here."""
+    from unittest.mock import patch  # not with the driver, which knows engines too
+
     import transformers.utils
 
     with patch.object(transformers.utils, "is_scipy_available", lambda: False, create=True):

@@ -40,11 +40,15 @@ class Strike:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """name: as on the command line. needs_mount: only a user who may mount can make it."""
+    """name: as on the command line. needs_mount: only a user who may mount can make it.
+
+    strikes_at: when, as a share of the answers of the undisturbed run.
+    """
 
     name: str
     strike: Callable[[Strike], None]
     needs_mount: bool = False
+    strikes_at: float = 0.25
 
 
 def _kill(title: str) -> Callable[[Strike], None]:
@@ -239,7 +243,8 @@ FAULTS = (
     Fault("policy replica killed", _kill_busy("policy", POLICY)),
     Fault("PRM replica killed", _kill_busy("prm", PRM)),
     Fault("Serve controller killed", _kill(CONTROLLER)),
-    Fault("driver killed", _kill_driver),
+    # Later, so that what it may lose is far less than all that was done.
+    Fault("driver killed", _kill_driver, strikes_at=0.5),
     Fault("policy replica hangs", _hang),
     Fault("node ten times slower", _slow_node),
     Fault("object store full", _fill_object_stores),

@@ -14,8 +14,6 @@ from benchmarks.faults.kinds import Fault, Strike, small_disk
 from benchmarks.faults.ledgers import Redone, redone
 from benchmarks.faults.world import Finished, Running, Size, World, begin, end, finish
 
-# Of the answers of the undisturbed run: when the fault strikes.
-STRIKES_AT = 0.25
 EQUAL = ("problems", "nodes", "solutions", "answers", "samples")
 
 
@@ -57,7 +55,7 @@ def disturbed(
     with _runs_folder(folder, fault) as runs:
         running = begin(world, folder, size, runs)
         with ended(running):
-            running.wait_for_share(STRIKES_AT, plain.policy)
+            running.wait_for_share(fault.strikes_at, plain.policy)
             struck_at_s = time.time()
             fault.strike(Strike(running, Random(fault.name), lasts_s))
             found = finish(running, runs)

@@ -27,6 +27,7 @@ from jobs.results import Run, load_run
 # The head holds Serve's controller, and Ray's own; it is not one of those that are lost.
 HEAD_CPUS, NODE_CPUS, NODES = 1, 3, 2
 OBJECT_STORE_BYTES = 80_000_000
+UNITS_IN_FLIGHT = 6
 PATIENCE_S = 300.0
 POLL_S = 0.05
 
@@ -265,7 +266,7 @@ def _recipe(folder: Path, size: Size, runs: Path) -> dict[str, Any]:
         "limits": {"max_steps": 8, "max_step_tokens": 60, "max_solution_tokens": 400},
         "work": {
             "solutions_per_unit": 16,
-            "units_in_flight": 6,
+            "units_in_flight": UNITS_IN_FLIGHT,
             "speculation": False,
             "checkpoint_interval_s": size.checkpoint_interval_s,
         },

@@ -18,7 +18,6 @@ class Backlog:
         self._units, self._added = iter(units), deque[WorkUnit]()
         self._is_open, self._is_spent = is_open, False
         self._news = asyncio.Event()
-        self._taken = asyncio.Event()
 
     @property
     def is_over(self) -> bool:
@@ -42,19 +41,12 @@ class Backlog:
             if units and sum(each.solutions for each in units) + unit.solutions > solutions:
                 break
             units.append(self._added.popleft())
-        self._taken.set()
         return Bundle(tuple(units), is_last=self.is_over) if units else None
 
     async def news(self) -> None:
         """Waits until units are added or the backlog is closed."""
         await self._news.wait()
         self._news.clear()
-
-    async def has_room(self, solutions: int) -> None:
-        """Waits until fewer solutions than these wait to be taken."""
-        while sum(unit.solutions for unit in self._added) >= solutions:
-            self._taken.clear()
-            await self._taken.wait()
 
     def _next(self) -> WorkUnit | None:
         """The unit that is taken next, drawn from the start's if none was added."""

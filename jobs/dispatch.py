@@ -78,6 +78,7 @@ class Dispatch:
         self._with_news: set[str] = set()
         self.backlog = Backlog(self._started(problems), is_open=True)
         self._plans, self._writer, self._commit, self._tasks = plans, writer, commit, tasks
+        self._are_whole = all(plan.is_whole for plan in plans)
         self._waiting: dict[str, asyncio.Future[_Brought]] = {}
         self._under_way, self._all_started = 0, False
         self.later_units = 0
@@ -134,8 +135,7 @@ class Dispatch:
         """Whether an earlier process has run, graded and committed all of a problem."""
         pieces = (piece for each in firsts for piece in each)
         is_held = all(piece.held and not piece.is_renamed for piece in pieces)
-        are_whole = all(plan.is_whole for plan in self._plans)
-        return are_whole and is_held and self._recall.is_graded(problem.problem_id)
+        return self._are_whole and is_held and self._recall.is_graded(problem.problem_id)
 
     def _pieces(self, units: Iterable[WorkUnit]) -> list[Piece]:
         pieces = [piece for unit in units for piece in self._recall.pieces(unit)]
@@ -168,7 +168,8 @@ class Dispatch:
         self._writer.add("units", units)
 
     def _close_when_done(self) -> None:
-        if self._all_started and not self._under_way:
+        """Nobody asks for more once all have begun, or else once all have ended."""
+        if self._all_started and (self._are_whole or not self._under_way):
             self.backlog.close()
 
 

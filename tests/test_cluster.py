@@ -104,6 +104,20 @@ def test_every_strategy_runs_and_replicas_change_nothing(three_nodes: str, tmp_p
     assert set(one_replica.units["strategy"].to_pylist()) == {s["strategy"] for s in searches}
 
 
+def test_the_last_beams_write_ahead_and_their_solutions_stay(
+    three_nodes: str, tmp_path: Path
+) -> None:
+    document = recipe(tmp_path / "ahead", searches=[{"strategy": "beam", "n": 16}])
+    document["policies"][0]["options"] |= {"iteration_s": 0.005}
+    _, ahead = run(document, three_nodes)
+    plain_work = document["work"] | {"speculation": False}
+    changed = document | {"work": plain_work, "runs_folder": str(tmp_path / "plain")}
+    _, plain = run(changed, three_nodes)
+    assert sum(ahead.units["speculated_policy_tokens"].to_pylist()) > 0
+    assert sum(plain.units["speculated_policy_tokens"].to_pylist()) == 0
+    assert rows_as_bytes(ahead.solutions) == rows_as_bytes(plain.solutions)
+
+
 def test_a_unit_stays_on_one_replica(three_nodes: str, tmp_path: Path) -> None:
     document = recipe(tmp_path)
     document["policies"] = [{**document["policies"][0], "replicas": 2}]

@@ -129,3 +129,31 @@ def check_row(row: dict[str, Any], units: pa.Table, solutions: pa.Table) -> None
         assert row["answer_class"] in here["answer_class"].to_pylist()
     strategies = set(here["strategy"].to_pylist())
     assert strategies == {"best_of_n", row["route_strategy"]}
+
+
+@pytest.mark.parametrize("routed", [False, True])
+def test_the_last_bundle_is_known_if_no_search_asks_for_more(tmp_path: Path, routed: bool) -> None:
+    """It may write ahead: cluster/admission.py."""
+    recipe = parse_recipe(routed_recipe(routes_file(tmp_path), {"budget": 16}))
+    plans = plans_of(recipe)
+    plans = [plan for plan in plans if routed or plan.is_whole]
+    log = CommitLog(storage_at(tmp_path / "run"))
+
+    async def commit(problem: Problem, found: pa.Table) -> None:
+        pass
+
+    async def run() -> list[bool]:
+        recall, lasts = PolicyRecall(Recall(log), "small"), list[bool]()
+        async with RunWriter(log) as writer, asyncio.TaskGroup() as tasks:
+            dispatch = Dispatch(PROBLEMS, plans, writer, commit, tasks, recall, print)
+            while not dispatch.backlog.is_over:
+                while bundle := dispatch.backlog.take(4):
+                    lasts.append(bundle.is_last)
+                    for unit in bundle.units:
+                        dispatch.deliver(await grown(unit))
+                await asyncio.sleep(0)
+        return lasts
+
+    lasts = asyncio.run(run())
+    assert len(lasts) > 1
+    assert lasts == [False] * (len(lasts) - 1) + [not routed]

@@ -137,8 +137,8 @@ class Dispatch:
         is_held = all(piece.held and not piece.is_renamed for piece in pieces)
         return self._are_whole and is_held and self._recall.is_graded(problem.problem_id)
 
-    def _pieces(self, units: Iterable[WorkUnit]) -> list[Piece]:
-        pieces = [piece for unit in units for piece in self._recall.pieces(unit)]
+    def _pieces(self, units: Sequence[WorkUnit]) -> list[Piece]:
+        pieces = self._recall.pieces(units)
         news = (piece for piece in pieces if piece.is_renamed or not piece.held)
         self._with_news |= {piece.unit.problem.problem_id for piece in news}
         return pieces

@@ -4,8 +4,8 @@ Invariant: a piece of work is recalled with the rows that it left, or not at all
 larger N recalls what the smaller one ran, under its own name, for the seeds are the same.
 """
 
-from collections import defaultdict
-from collections.abc import Iterator
+from collections import defaultdict, deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -14,8 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs.commit_log import CommitLog, Part
+from jobs.standing import Standing
 from search.config import is_uneven
-from search.partition import WorkUnit, unit_id
+from search.partition import WorkUnit, search_and_subtrees, unit_id
 from search.rows import search_columns
 from search.schemas import COMMITTED
 from search.strategies import STRATEGIES
@@ -57,11 +58,10 @@ class Recall:
     def __init__(self, log: CommitLog) -> None:
         self._log = log
         self._held: defaultdict[Search, dict[str, Held]] = defaultdict(dict)
+        self._standing = Standing()
         for part in log.parts("units"):
             self._note(part)
-        self._graded = {
-            place for part in log.parts("solutions") for place in self._keys(part, "problem_id")
-        }
+        self._graded, self._brought = (self._last_parts(name) for name in ("solutions", "units"))
         self._part = lru_cache(_PARTS_KEPT)(log.read)
         self._places = lru_cache(len(COMMITTED))(self._read_places)
 
@@ -70,19 +70,27 @@ class Recall:
         return sum(len(held) for search, held in self._held.items() if search[0] == policy)
 
     def is_graded(self, policy: str, problem_id: str) -> bool:
-        """Whether the problem's solutions, as they were then, have been graded and committed."""
-        return (policy, problem_id) in self._graded
+        """Whether all solutions that its units brought have been graded and committed."""
+        graded, brought = (of.get((policy, problem_id), -1) for of in (self._graded, self._brought))
+        return graded >= max(0, brought)
 
-    def pieces(self, policy: str, unit: WorkUnit) -> Iterator[Piece]:
-        """The unit cut where what is held begins and ends, in order."""
-        place, cut = unit.first, self._within(policy, unit)
-        for held in sorted(cut, key=lambda each: each.first):
-            if held.first > place:
-                yield Piece(_narrowed(unit, place, held.first))
-            yield Piece(_narrowed(unit, held.first, held.stop), held)
-            place = held.stop
-        if place < unit.stop:
-            yield Piece(_narrowed(unit, place, unit.stop))
+    def pieces(self, policy: str, units: Sequence[WorkUnit]) -> Iterator[Piece]:
+        """The units of one search, cut where what is held begins and ends, in order.
+
+        What is held may reach over several units that follow each other.
+        """
+        for row in _in_rows(units):
+            place, waiting = row[0].first, deque(self._within(policy, row))
+            for unit in row:
+                while waiting and waiting[0].first < unit.stop:
+                    held = waiting.popleft()
+                    if place < held.first:
+                        yield Piece(_narrowed(unit, place, held.first))
+                    yield Piece(_narrowed(unit, held.first, held.stop), held)
+                    place = held.stop
+                if place < unit.stop:
+                    yield Piece(_narrowed(unit, place, unit.stop))
+                    place = unit.stop
 
     def rows(self, piece: Piece, table: str) -> pa.Table:
         """What a held piece left in a table, under the name that it has now."""
@@ -97,23 +105,36 @@ class Recall:
         )
         return _renamed(rows.filter(mine), piece, held.policy)
 
-    def _within(self, policy: str, unit: WorkUnit) -> list[Held]:
-        """What is held of a unit; pieces that reach beyond it, or into another, are left out."""
+    def _within(self, policy: str, row: Sequence[WorkUnit]) -> list[Held]:
+        """What is held of units in a row, in order; what reaches beyond them is left out."""
+        unit, stop = row[0], row[-1].stop
+
+        def by_place(held: Held) -> tuple[int, int, bool]:
+            # The longest first, and what was run under its own name before what was not.
+            name = unit_id(unit.problem, unit.config, held.first, held.stop)
+            return held.first, -held.stop, held.unit_id != name
+
         found, end = [], unit.first
-        held = self._held.get(_search(policy, unit), {})
-        for each in sorted(held.values(), key=lambda each: (each.first, -each.stop)):
-            if each.first >= end and each.stop <= unit.stop:
+        for each in sorted(self._held.get(_search(policy, unit), {}).values(), key=by_place):
+            if each.first >= end and each.stop <= stop:
                 found.append(each)
                 end = each.stop
         return found
 
     def _note(self, part: Part) -> None:
         for row in self._log.read(part, _NAMES).to_pylist():
+            policy, name = row["policy"], row["unit_id"]
             search = self._held[_row_search(row)]
-            search.pop(row["unit_id"], None)
+            for replaced in (name, *self._standing.add(policy, name)):
+                search.pop(replaced, None)
             if row["status"] == "done":
-                first, stop = map(int, row["unit_id"].rsplit("/", 1)[1].split("-"))
-                search[row["unit_id"]] = Held(first, stop, row["policy"], row["unit_id"])
+                _, subtrees = search_and_subtrees(name)
+                search[name] = Held(subtrees.start, subtrees.stop, policy, name)
+
+    def _last_parts(self, table: str) -> dict[tuple[str, str], int]:
+        """The number of the last commit that has rows of each problem."""
+        parts = self._log.parts(table)
+        return {place: part.number for part in parts for place in self._keys(part, "problem_id")}
 
     def _read_places(self, table: str) -> dict[tuple[str, str], Part]:
         """Where the rows of each unit are, as they were committed last."""
@@ -138,9 +159,9 @@ class PolicyRecall:
         """How many units are held."""
         return self.recall.units_of(self.policy)
 
-    def pieces(self, unit: WorkUnit) -> list[Piece]:
+    def pieces(self, units: Sequence[WorkUnit]) -> list[Piece]:
         """See `Recall.pieces`."""
-        return list(self.recall.pieces(self.policy, unit))
+        return list(self.recall.pieces(self.policy, units))
 
     def rows(self, piece: Piece, table: str) -> pa.Table:
         """See `Recall.rows`."""
@@ -160,6 +181,17 @@ def _row_search(row: Any) -> Search:
     grows = STRATEGIES[row["strategy"]].splits and not is_uneven(row["variant"])
     named = (row["policy"], row["problem_id"], row["strategy"], row["branching"], row["variant"])
     return (*named, None if grows else row["n"])
+
+
+def _in_rows(units: Iterable[WorkUnit]) -> list[list[WorkUnit]]:
+    """The units, those together that follow each other."""
+    rows: list[list[WorkUnit]] = []
+    for unit in units:
+        if rows and rows[-1][-1].stop == unit.first and rows[-1][-1].config == unit.config:
+            rows[-1].append(unit)
+        else:
+            rows.append([unit])
+    return rows
 
 
 def _narrowed(unit: WorkUnit, first: int, stop: int) -> WorkUnit:

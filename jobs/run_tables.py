@@ -1,7 +1,7 @@
 """From a run's commits to whole tables, one file each.
 
 Invariant: memory holds a row group of one table, and each unit and each problem is in the tables
-once, as it was committed last.
+once, as it was committed last; so is each subtree, however the units were cut.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from jobs.commit_log import CommitLog, Part
 from jobs.settings import Recipe
+from jobs.standing import Standing
 from jobs.storage import PARQUET, Storage
 from search.config import COMPUTE_OPTIMAL, routed_mark
 from search.schemas import TABLES
@@ -56,12 +57,14 @@ def last_rows(log: CommitLog, name: str) -> Iterator[pa.Table]:
 
 
 def _last_commits(log: CommitLog, name: str, key: tuple[str, ...]) -> dict[tuple[str, ...], int]:
-    """The commit that counts of each."""
+    """The commit that counts of each; of a unit that no longer stands, the one that replaced it."""
     found: dict[tuple[str, ...], int] = {}
+    standing = Standing()
     for part in log.parts(name):
         rows = log.read(part, key).group_by(list(key)).aggregate([])
-        places = zip(*(rows[column].to_pylist() for column in key), strict=True)
-        found |= dict.fromkeys(places, part.number)
+        for policy, place in zip(*(rows[column].to_pylist() for column in key), strict=True):
+            replaced = standing.add(policy, place) if key == _UNIT else []
+            found |= dict.fromkeys(((policy, each) for each in (place, *replaced)), part.number)
     return found
 
 

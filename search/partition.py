@@ -59,6 +59,13 @@ def unit_id(problem: Problem, config: SearchConfig, first: int, stop: int) -> st
     return f"{problem.problem_id}/{search}/{first}-{stop}"
 
 
+def search_and_subtrees(name: str) -> tuple[str, range]:
+    """What a unit's name says: its search over a problem, and its part of it."""
+    search, part = name.rsplit("/", 1)
+    first, stop = map(int, part.split("-"))
+    return search, range(first, stop)
+
+
 async def run_unit(unit: WorkUnit, policy: Policy, prm: PRM | None, slots: int = 0) -> Growth:
     """Grows a unit's part of the tree and returns it with what it cost.
 

@@ -92,7 +92,8 @@ class OneRun:
 
     async def _run(self, kill_after: int | None, fail: set[str]) -> None:
         recall = PolicyRecall(self.recall, POLICY)
-        plans = [WholeSearch(config, 8) for config in self.recipe.search_configs()]
+        size = self.recipe.work.solutions_per_unit
+        plans = [WholeSearch(config, size) for config in self.recipe.search_configs()]
         async with Graders(1, 60.0) as graders, RunWriter(self.log, 1e6) as writer:
             commits = Commits(writer, graders, 2)
 

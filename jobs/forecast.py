@@ -11,7 +11,7 @@ from rich.table import Table
 
 from jobs.gpu_types import GPUType, gpu_type
 from jobs.plan import PLAIN_WIDTH
-from jobs.prediction import Job, Split
+from jobs.prediction import Job, Split, tasks_at_once
 from jobs.routed_checks import check_plan
 from jobs.settings import Recipe
 from jobs.splits import RunPrediction, best_splits, half_of, jobs_of
@@ -132,16 +132,8 @@ def _rows(found: Forecast) -> Iterator[tuple[str, str]]:
     yield "PRM", f"busy {longest.prm_busy:.0%}" if best.split.prms else "none"
     yield "bottleneck", longest.bottleneck
     yield "policy tokens", f"{sum(job.policy_tokens for job in best.jobs):,.0f}"
-    yield "work units at once", f"{_units_at_once(found):,} (each wants a quarter of a CPU core)"
-
-
-def _units_at_once(found: Forecast) -> int:
-    job, policies = found.jobs[0], found.best.split.policies
-    whole = job.problems * job.units_of_a_problem
-    if job.units_in_flight:
-        return min(whole, job.units_in_flight)
-    solutions = job.solutions_of_a_problem / job.units_of_a_problem
-    return min(whole, max(1, round(2 * policies * job.policy_batch / solutions)))
+    tasks = max(tasks_at_once(job, best.split.policies) for job in found.jobs)
+    yield "tasks at once", f"{tasks:,} (each wants a quarter of a CPU core)"
 
 
 def _splits_table(found: Forecast, lines: bool) -> Table:

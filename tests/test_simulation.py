@@ -8,12 +8,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from test_recipe import fake_recipe
 from test_results import synthetic_run
 
 from cluster.admission import Admission
-from jobs.forecast import forecast, question
-from jobs.prediction import DRIVER, POLICY, PRM, TAIL, TRANSPORT, Job, Prediction, Split, predict
+from jobs.forecast import forecast, print_forecast, question
+from jobs.prediction import (
+    DRIVER,
+    POLICY,
+    PRM,
+    TAIL,
+    TRANSPORT,
+    Job,
+    Prediction,
+    Split,
+    predict,
+    tasks_at_once,
+)
 from jobs.recipe import parse_recipe
 from jobs.simulation import Fleet, simulate
 from jobs.step_statistics import assumed_steps, end_shares, measured_steps
@@ -210,6 +222,35 @@ def test_splits_come_quickest_first_and_use_no_more_gpus() -> None:
     assert all(run.split.policies + run.split.prms <= 4 for run in found.runs)
     cost = found.best.cost_usd(4, 2.0)
     assert cost == pytest.approx(4 * times[0] / 3600 * 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "policies", "tasks"),
+    [
+        ({}, 1, 4),  # four batches of 16; two units of 8 fill a task
+        ({}, 2, 16),  # a short run for two: tasks of one unit, of which four batches hold 16
+        ({"problems": 1}, 1, 2),  # two units in all
+        ({"configs": [config_of("beam", 512, 4)]}, 1, 2),  # one fills the room, two are started
+        ({"configs": [config_of("beam", 48, 4)]}, 4, 5),  # a sixth does not fit into 256
+        ({"problems": 1, "configs": [config_of("beam", 512, 4)]}, 1, 1),
+        ({"units_in_flight": 3}, 1, 3),
+    ],
+)
+def test_tasks_at_once_are_those_that_are_admitted(
+    changes: dict[str, Any], policies: int, tasks: int
+) -> None:
+    assert tasks_at_once(job_of(**changes), policies) == tasks
+
+
+def test_a_forecast_says_how_many_tasks_want_cores() -> None:
+    recipe = timed_recipe(work={"solutions_per_unit": 4, "units_in_flight": 2})
+    found = forecast(recipe, question(4, "h100"))
+    console = Console(force_terminal=False)
+    with console.capture() as captured:
+        print_forecast(found, console)
+    lines = [line.split(maxsplit=3) for line in captured.get().splitlines()]
+    [said] = [rest.strip() for *label, rest in lines if label == ["tasks", "at", "once"]]
+    assert said == "2 (each wants a quarter of a CPU core)"
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from search.step_model import ModelledPolicy, ModelledPRM, StepModel
 from search.virtual_time import run_virtually
 from search.whole_solutions import SolutionRequest, step_by_step
 
-# One call through Serve: `python -m benchmarks.overhead`, batch 1, in docs/performance.md.
+# About one call through Serve; over lines it is less, so this is cautious (docs/planning.md).
 CALL_S = 0.003
 
 Result = TypeVar("Result")

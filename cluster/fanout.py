@@ -44,8 +44,9 @@ WARM_WORKERS = min(4, os.cpu_count() or 1)
 # first one is back, or after this time: until then they would take cores from the replicas.
 FIRST_S = 2.0
 # A task is lost with its worker or machine. On machines that may be taken away that is no fault of
-# its units, but a unit that ends its worker each time must end too.
-STARTS_OF_A_TASK = 8
+# its units, but a unit that ends its worker each time must end too, and alone: after so many losses
+# of a task with several units each of them starts in a task of its own.
+STARTS_OF_A_TASK, STARTS_TOGETHER = 8, 2
 LONGEST_WAIT_S = 10.0
 # Replicas that came or went are taken note of after this time at the latest.
 FOLLOW_S = 2.0
@@ -102,8 +103,8 @@ async def run_units(
             if not fanout.running and backlog.is_over and not attempts.waiting:
                 return
             for tables in await fanout.finished(backlog):
-                if not (tables.failed and attempts.tries_again(tables.unit, tables.reason)):
-                    yield tables.after(attempts.failed(tables.unit))
+                if not (tables.failed and attempts.tries_again(tables)):
+                    yield tables.after(attempts.before(tables.unit))
             bundle = bundle or backlog.take(admission.per_task)
     finally:
         fanout.cancel()
@@ -179,17 +180,30 @@ async def _remote_outcome(
     """The units' tables; a task that Ray could not finish becomes error rows here."""
     from ray.exceptions import RayError
 
-    starts = stamina.retry_context(
-        _was_lost, attempts=STARTS_OF_A_TASK, timeout=None, wait_max=LONGEST_WAIT_S
-    )
+    has_several = len(bundle.units) > 1
+    most = STARTS_TOGETHER if has_several else STARTS_OF_A_TASK
+    starts = stamina.retry_context(_was_lost, attempts=most, timeout=None, wait_max=LONGEST_WAIT_S)
     try:
         async for start in starts:
             with start:
                 tables = await _asked(bundle, site, route, machines)
     except RayError as error:
+        if has_several and _was_lost(error):
+            alone = await _each_alone(bundle, site, route, machines)
+            return [each.after(start.num) for each in alone]
         lost = ClusterError(f"the task was lost: {_cause(error)}")
-        return [failed_unit(unit, site, lost, 0.0) for unit in bundle.units]
+        tables = [failed_unit(unit, site, lost, 0.0) for unit in bundle.units]
     return [each.after(start.num - 1) for each in tables]
+
+
+async def _each_alone(
+    bundle: Bundle, site: Site, route: Route, machines: Machines
+) -> list[UnitTables]:
+    """The same by a task for each unit: one that ends its worker takes no other with it."""
+    alone = [Bundle((unit,), slots=bundle.slots_of(unit)) for unit in bundle.units]
+    async with asyncio.TaskGroup() as tasks:
+        outcomes = [tasks.create_task(_remote_outcome(one, site, route, machines)) for one in alone]
+    return [tables for outcome in outcomes for tables in outcome.result()]
 
 
 async def _asked(bundle: Bundle, site: Site, route: Route, machines: Machines) -> list[UnitTables]:

@@ -30,12 +30,17 @@ class UnitTables:
         """Why it failed."""
         return str(self.units["error"][0].as_py())
 
+    @property
+    def attempts(self) -> int:
+        """How often it was started."""
+        return int(self.units["attempts"][0].as_py())
+
     def after(self, attempts: int) -> "UnitTables":
         """The same with so many attempts more, which came before."""
         if not attempts:
             return self
         place = self.units.schema.get_field_index("attempts")
-        counted = pa.array([self.units["attempts"][0].as_py() + attempts], pa.int32())
+        counted = pa.array([self.attempts + attempts], pa.int32())
         return replace(self, units=self.units.set_column(place, "attempts", counted))
 
     def __reduce__(self) -> "tuple[Callable[..., UnitTables], tuple[WorkUnit | bytes, ...]]":

@@ -1,6 +1,7 @@
 """Units that failed, or whose task was lost, are run again; nothing is run for ever."""
 
 import asyncio
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -10,7 +11,7 @@ import stamina
 from ray.exceptions import RayTaskError, TaskUnschedulableError, WorkerCrashedError
 
 from cluster import attempts, fanout
-from cluster.admission import Bundle, admission_of
+from cluster.admission import Admission, Bundle, admission_of
 from cluster.fanout import Site, failed_unit, run_units
 from cluster.machines import Machines
 from cluster.routing import Route
@@ -66,15 +67,30 @@ class Tasks:
         return done_unit(unit)
 
 
+class Deadly(Tasks):
+    """A task ends with its worker whenever problem b is in it."""
+
+    async def __call__(
+        self, bundle: Bundle, site: Site, route: Route, machines: Machines
+    ) -> list[UnitTables]:
+        answer = await super().__call__(bundle, site, route, machines)
+        if "b" in self.bundles[-1]:
+            raise WorkerCrashedError
+        return answer
+
+
 def rows(
-    monkeypatch: pytest.MonkeyPatch, tasks: Tasks, unit_attempts: int = 3
+    monkeypatch: pytest.MonkeyPatch,
+    tasks: Tasks,
+    unit_attempts: int = 3,
+    admission: Admission = ADMISSION,
 ) -> list[dict[str, Any]]:
     """The rows of `units` of three problems, in the order in which they came."""
     monkeypatch.setattr(fanout, "_asked", tasks)
     monkeypatch.setattr(attempts, "FIRST_WAIT_S", 0.001)
 
     async def run() -> list[dict[str, Any]]:
-        found = run_units(units("abc"), site(unit_attempts), ADMISSION)
+        found = run_units(units("abc"), site(unit_attempts), admission)
         return [row async for each in found for row in each.units.to_pylist()]
 
     with stamina.set_testing(True, attempts=4, cap=True):
@@ -123,6 +139,21 @@ def test_a_task_that_is_always_lost_ends_as_error_rows(monkeypatch: pytest.Monke
     found = rows(monkeypatch, tasks, 1)
     assert {row["status"] for row in found} == {"error"}
     assert all(row["error"].startswith("ClusterError: the task was lost") for row in found)
+    assert {row["attempts"] for row in found} == {4}
+
+
+def test_a_unit_that_ends_its_worker_takes_no_other_with_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tasks = Deadly({})
+    found = rows(monkeypatch, tasks, 2, replace(ADMISSION, per_task=12))
+    assert {row["problem_id"]: (row["status"], row["attempts"]) for row in found} == {
+        "a": ("done", 3),
+        "b": ("error", 10),  # twice with the others, then four times alone in each attempt
+        "c": ("done", 3),
+    }
+    assert tasks.bundles[:2] == [["a", "b", "c"]] * 2
+    assert sorted(tasks.bundles[2:]) == [["a"], *[["b"]] * 8, ["c"]]
 
 
 @pytest.mark.parametrize(
@@ -135,5 +166,5 @@ def test_what_would_fail_again_is_not_started_again(
 ) -> None:
     tasks = Tasks({}, lost=[error])
     found = rows(monkeypatch, tasks, 1)
-    assert "error" in {row["status"] for row in found}
+    assert [row["attempts"] for row in found if row["status"] == "error"] == [1]
     assert len(tasks.bundles) == len({tuple(each) for each in tasks.bundles})

@@ -3,11 +3,13 @@
 import asyncio
 
 import pytest
+import stamina
+from ray.exceptions import WorkerCrashedError
 from test_attempts import done_unit, site, units
 
 from cluster import fanout
 from cluster.admission import Admission, Bundle
-from cluster.fanout import Site, run_units
+from cluster.fanout import Site, _remote_outcome, run_units
 from cluster.machines import Machines
 from cluster.routing import Route
 from cluster.unit_tables import UnitTables
@@ -57,3 +59,27 @@ def test_they_start_after_a_while_in_any_case(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(fanout, "FIRST_S", 0.0)
     run_with(tasks, monkeypatch)
     assert max(tasks.at_once[False]) == 8
+
+
+def test_units_of_a_task_that_was_lost_twice_share_its_slots(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slots: list[int] = []
+
+    async def asked(
+        bundle: Bundle, site: Site, route: Route, machines: Machines
+    ) -> list[UnitTables]:
+        slots.append(bundle.slots)
+        if len(bundle.units) > 1:
+            raise WorkerCrashedError
+        return [done_unit(unit) for unit in bundle.units]
+
+    async def run() -> list[int]:
+        bundle = Bundle(tuple(units("abcd")), slots=8)
+        found = await _remote_outcome(bundle, site(1), Route(), Machines())
+        return [each.attempts for each in found]
+
+    monkeypatch.setattr(fanout, "_asked", asked)
+    with stamina.set_testing(True, attempts=8, cap=True):
+        assert asyncio.run(run()) == [3] * 4
+    assert slots == [8, 8, 2, 2, 2, 2]

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 import stamina
+from test_attempts import site
 
 from cluster import attempts
 from cluster.attempts import Attempts
 from cluster.backlog import Backlog
+from cluster.fanout import failed_unit
 from cluster.logs import FORMAT, JsonLines, TextLines, about, about_units, set_up_logging
 from jobs import storage
 from jobs.storage import storage_at
@@ -118,18 +120,19 @@ def test_an_unknown_format_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_unit_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attempts, "FIRST_WAIT_S", 0.0)
     [unit] = units("p")
+    failed = failed_unit(unit, site(2), OSError("it broke"), 0.0)
 
     async def fail_twice() -> None:
         tries = Attempts(2, Backlog(is_open=True))
-        assert tries.tries_again(unit, "it broke")
-        assert not tries.tries_again(unit, "it broke")
+        assert tries.tries_again(failed)
+        assert not tries.tries_again(failed)
         assert tries.again == 1
 
     again, for_good = as_json(lambda: asyncio.run(fail_twice()))
     assert (again["unit"], again["problem"]) == (unit.unit_id, "p")
-    assert again["message"] == "a work unit failed and is run again in 0 s: it broke"
+    assert again["message"] == "a work unit failed and is run again in 0 s: OSError: it broke"
     assert (for_good["unit"], for_good["problem"]) == (unit.unit_id, "p")
-    assert for_good["message"] == "a work unit failed: it broke"
+    assert for_good["message"] == "a work unit failed: OSError: it broke"
 
 
 def test_what_a_store_refuses_for_a_while_is_said_once(

@@ -10,8 +10,9 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import stamina
@@ -22,7 +23,7 @@ from cluster.readiness import Patience, first_ready, ready_replicas
 from cluster.routing import Keys, keys_of_replicas
 from cluster.scaling import autoscaling_config
 from cluster.sharing import OwnUse, SharedUse, Use, application_name
-from search.errors import ClusterError
+from search.errors import ClusterError, first_cause
 
 # A replica that is gone is noticed by its callers; one that hangs by three checks in a row that it
 # does not answer in time.
@@ -31,6 +32,8 @@ HEALTH_CHECK_PERIOD_S, HEALTH_CHECK_TIMEOUT_S = 5.0, 10.0
 LAST_REQUESTS_S = 0.1
 STARTS_OF_SERVE = 5
 FOLLOW_INTERVAL_S, LONGEST_LOOK_S = 2.0, 10.0
+# A replica that goes when it has just been ready is taken for ready until Serve's next check.
+QUESTIONS, FIRST_PAUSE_S = 5, 1.0
 # Models are deployed side by side, each in a thread, but Serve can be started once.
 _STARTING = threading.Lock()
 ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
@@ -107,12 +110,33 @@ async def _started(
             application = deployment(role, spec).bind(spec)
             await asyncio.to_thread(_deploy, name, application)
 
-        running = await first_ready(name, spec.replicas, use, deploy, patience)
-        async with _handle(name) as handle:
-            facts: ModelFacts = await handle.facts.remote()
-            return Deployed(name, facts, await keys_of_replicas(handle, running))
-    except (RuntimeError, TimeoutError) as error:
+        ready = partial(first_ready, name, spec.replicas, use, deploy, patience)
+        return await _answering(name, ready)
+    except _failures() as error:
         raise ClusterError(f"the {role} {spec.model!r} did not start: {_reason(error)}") from error
+
+
+async def _answering(name: str, ready: Callable[[], Awaitable[int]]) -> Deployed:
+    """What ready replicas say of themselves; if one goes meanwhile, those that are ready then."""
+    questions = stamina.retry_context(
+        _failures(), attempts=QUESTIONS, timeout=None, wait_initial=FIRST_PAUSE_S
+    )
+    async for question in questions:
+        # What this raises is for good: an application that could not be deployed is not there.
+        running = await ready()
+        with question:
+            async with _handle(name) as handle:
+                facts: ModelFacts = await handle.facts.remote()
+                model = Deployed(name, facts, await keys_of_replicas(handle, running))
+    return model
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """What Ray and Serve raise, also in groups, when replicas do not start or have gone."""
+    from ray.exceptions import RayError
+    from ray.serve.exceptions import RayServeException
+
+    return RayError, RayServeException, RuntimeError, TimeoutError, ExceptionGroup
 
 
 async def _followed(started: "asyncio.Task[Deployed | None]") -> None:
@@ -207,6 +231,9 @@ def deployment(role: str, spec: ModelSpec) -> Any:
 
 def _reason(error: Exception) -> str:
     """The one line of a Serve failure that names its cause."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    cause = first_cause(error)
+    # Serve's own errors have their words here; str() gives but what they are about.
+    said = str(getattr(cause, "message", cause))
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
     named = [line for line in lines if "Error" in line]
-    return (named or lines or [type(error).__name__])[-1]
+    return (named or lines or [type(cause).__name__])[-1]

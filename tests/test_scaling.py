@@ -6,6 +6,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import stamina
+from ray.exceptions import ActorDiedError, RayError
 from test_attempts import Tasks, site, units
 
 from actors.replica import SEQUENCES
@@ -18,10 +20,11 @@ from cluster.machines import Machines
 from cluster.readiness import Patience, first_ready
 from cluster.routing import Balance, Route
 from cluster.scaling import autoscaling_config, replicas_wanted
-from cluster.sharing import USE_S, Uses, application_name, code_digest
+from cluster.sharing import USE_S, OwnUse, Uses, application_name, code_digest
 from cluster.unit_tables import UnitTables
 from jobs.models import policy_spec
 from jobs.settings import PolicySettings
+from search.errors import ClusterError
 
 pytestmark = pytest.mark.unit
 
@@ -163,6 +166,95 @@ def test_a_replica_that_came_is_asked_for_with_a_handle_that_ends(
     asyncio.run(deploy._follow(policy))
     assert sorted(policy.keys) == ["a", "b"]
     assert not handle.is_open
+
+
+class Leaving(Handle):
+    """One whose replicas go: as many questions fail as there are errors, each with its own."""
+
+    def __init__(self, facts: list[Exception], address: list[Exception]) -> None:
+        super().__init__("a", "b")
+        self._errors = address
+        self.facts = SimpleNamespace(remote=lambda: self._answer(facts, "facts"))
+
+    def options(self, session_id: str) -> Any:
+        key = "ab"[int(session_id) % 2]
+        return SimpleNamespace(
+            address=SimpleNamespace(remote=lambda: self._answer(self._errors, key))
+        )
+
+    async def _answer(self, errors: list[Exception], answer: str) -> str:
+        if errors:
+            raise errors.pop(0)
+        return answer
+
+
+def started(
+    monkeypatch: pytest.MonkeyPatch, handle: Handle
+) -> tuple[Deployed | Exception | None, int]:
+    """The model, or the error for the reader, and how often ready replicas were looked for."""
+    from ray import serve
+
+    looks = 0
+
+    async def two_ready(*asked: Any) -> int:
+        nonlocal looks
+        looks += 1
+        return 2
+
+    monkeypatch.setattr(serve, "get_app_handle", lambda name: handle)
+    monkeypatch.setattr(deploy, "_start_serve", lambda: None)
+    monkeypatch.setattr(deploy, "first_ready", two_ready)
+    starting = deploy._started("policy", "policy", SPEC, OwnUse("policy"), Patience("p", None))
+    try:
+        with stamina.set_testing(True, attempts=99, cap=True):
+            return asyncio.run(starting), looks
+    except ClusterError as error:
+        return error, looks
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # importing ray.serve
+def test_a_replica_that_goes_before_it_has_answered_does_not_end_the_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, looks = started(monkeypatch, Leaving([ActorDiedError()], [ActorDiedError()]))
+    assert isinstance(model, Deployed)
+    assert (model.facts, sorted(model.keys)) == ("facts", ["a", "b"])
+    assert looks == 3  # facts fail, then an address, then nothing
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # importing ray.serve
+def test_replicas_that_never_answer_are_an_error_in_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from ray.serve._private.common import DeploymentID
+    from ray.serve.exceptions import DeploymentUnavailableError
+
+    unavailable = DeploymentUnavailableError(DeploymentID("PolicyReplica", "policy"))
+    for handle in (Leaving([unavailable] * 99, []), Leaving([], [unavailable] * 99)):
+        error, looks = started(monkeypatch, handle)
+        assert looks == deploy.QUESTIONS
+        assert str(error).startswith("the policy 'model' did not start: Deployment(name=")
+        assert str(error).endswith("is unavailable because it failed to deploy.")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # importing ray.serve
+def test_an_application_that_cannot_be_deployed_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    deployed = 0
+
+    def fail(*asked: Any) -> None:
+        nonlocal deployed
+        deployed += 1
+        raise RayError("Serve has gone")
+
+    monkeypatch.setattr(deploy, "_start_serve", lambda: None)
+    monkeypatch.setattr(deploy, "_deploy", fail)
+    monkeypatch.setattr(readiness, "_state", Serve(None).state)
+    starting = deploy._started("policy", "policy", SPEC, OwnUse("policy"), Patience("p", None))
+    with pytest.raises(ClusterError, match="the policy 'model' did not start: Serve has gone"):
+        asyncio.run(asyncio.wait_for(starting, 60))
+    assert deployed == 1
 
 
 class Serve:

@@ -76,7 +76,7 @@ async def deployed(
 
     The block begins at once, so that several models load side by side; await what it is given.
     is_shared: runs with the same model use the same replicas, which leave with the last one.
-    machines_timeout_s: how long machines may take to come, if the cluster adds them.
+    machines_timeout_s: how long the first replica may take, if the cluster adds machines.
     """
     if spec is None:
         yield asyncio.create_task(_nothing())

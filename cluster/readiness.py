@@ -21,6 +21,8 @@ from search.errors import one_line
 # When the first replica is ready the others are waited for this long.
 OTHERS_WAIT_S = 20.0
 LOOK_INTERVAL_S, SAID_INTERVAL_S = 0.1, 30.0
+# What Serve does not tell apart in the first half minute.
+NO_REASON = "a machine is awaited, or the model is loading"
 # Those of a machine that is about to leave answer until others have taken their place.
 ANSWERING = ("RUNNING", "PENDING_MIGRATION")
 # By application: those that are ready, and those that are or will be.
@@ -46,12 +48,13 @@ class Patience:
         waited_s = time.monotonic() - self._begun_s
         if self.machines_timeout_s is not None and waited_s > self.machines_timeout_s:
             raise TimeoutError(
-                f"none of {wanted} replicas found a machine within "
-                f"cluster.machines_timeout_s = {self.machines_timeout_s:g}: {why or 'no reason'}"
+                f"none of {wanted} replicas was ready within cluster.machines_timeout_s = "
+                f"{self.machines_timeout_s:g} (raise it if machines or the model take longer): "
+                f"{why or NO_REASON}"
             )
         if time.monotonic() - self._said_s > SAID_INTERVAL_S:
             self._said_s = time.monotonic()
-            log.info("waiting for %s for %.0f s: %s", self.what, waited_s, why or "it is loading")
+            log.info("waiting for %s for %.0f s: %s", self.what, waited_s, why or NO_REASON)
 
 
 async def first_ready(

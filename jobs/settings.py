@@ -363,7 +363,8 @@ class ClusterSettings(Section):
         default=False, description="Whether machines are added when replicas wait for room"
     )
     machines_timeout_s: Seconds = Field(
-        default=1800.0, description="Seconds to wait for machines that are added"
+        default=1800.0,
+        description="Seconds for a machine to come and a model to load, if machines are added",
     )
 
 

@@ -98,7 +98,5 @@ def test_machines_that_never_come_are_said_to_be_missing(address: str, tmp_path:
     document["policies"][0] |= {"gpus_per_replica": 4}
     with pytest.raises(ClusterError) as caught:
         run(document, address)
-    assert "none of 1 replicas found a machine within cluster.machines_timeout_s" in str(
-        caught.value
-    )
+    assert "none of 1 replicas was ready within cluster.machines_timeout_s" in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -260,14 +260,16 @@ def test_an_application_that_cannot_be_deployed_is_not_waited_for(
 class Serve:
     """Serve's status as it goes on: states of the application, one a look; None if it is not."""
 
-    def __init__(self, *states: dict[str, int] | None) -> None:
-        self._states, self.deployed = list(states), 0
+    def __init__(
+        self, *states: dict[str, int] | None, message: str = "no machine has room"
+    ) -> None:
+        self._states, self._message, self.deployed = list(states), message, 0
 
     async def state(self, application: str) -> Any:
         counts = self._states.pop(0) if len(self._states) > 1 else self._states[0]
         if counts is None:
             return None
-        deployment = SimpleNamespace(replica_states=counts, message="no machine has room")
+        deployment = SimpleNamespace(replica_states=counts, message=self._message)
         return SimpleNamespace(deployments={"p": deployment})
 
     async def deploy(self) -> None:
@@ -309,9 +311,19 @@ def test_replicas_of_a_machine_that_is_about_to_leave_still_answer(
     assert ready(monkeypatch, Serve({"RUNNING": 1, "PENDING_MIGRATION": 1}), wanted=2) == 2
 
 
-def test_machines_that_do_not_come_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(TimeoutError, match=r"none of 2 replicas .* no machine has room"):
-        ready(monkeypatch, Serve({"STARTING": 2}), wanted=2, timeout_s=0.0)
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [("no machine has room", "no machine has room"), ("", readiness.NO_REASON)],
+)
+def test_replicas_that_do_not_get_ready_are_given_up(
+    monkeypatch: pytest.MonkeyPatch, message: str, reason: str
+) -> None:
+    with pytest.raises(TimeoutError) as caught:
+        ready(monkeypatch, Serve({"STARTING": 2}, message=message), wanted=2, timeout_s=0.0)
+    assert str(caught.value) == (
+        "none of 2 replicas was ready within cluster.machines_timeout_s = 0 "
+        f"(raise it if machines or the model take longer): {reason}"
+    )
 
 
 def test_the_first_run_deploys_and_the_last_one_removes() -> None:

@@ -13,6 +13,7 @@ import hashlib
 import json
 import time
 import uuid
+from collections import defaultdict
 from functools import lru_cache
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -136,7 +137,9 @@ class Keeper:
     """The actor: removes what no run uses. use_s: how long a run may be silent."""
 
     def __init__(self, use_s: float = USE_S) -> None:
-        self._uses, self._removing = Uses(use_s), asyncio.Lock()
+        self._uses = Uses(use_s)
+        # One for each application: while one is removed the runs of others must be heard.
+        self._removing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._watch: asyncio.Task[None] | None = None
         self._leaving: set[asyncio.Task[None]] = set()
 
@@ -144,14 +147,13 @@ class Keeper:
         """See `Uses.renew`; waits while the application is being removed."""
         if self._watch is None:
             self._watch = asyncio.create_task(self._look_for_silent_ones())
-        async with self._removing:
+        async with self._removing[application]:
             return self._uses.renew(application, run, time.monotonic())
 
     async def leave(self, application: str, run: str) -> None:
         """Ends a use; returns when the application is gone, if it was the last one."""
-        async with self._removing:
-            if self._uses.leave(application, run):
-                await asyncio.to_thread(_remove, application)
+        async with self._removing[application]:
+            await self._end(application, run)
 
     async def leave_later(self, application: str, run: str) -> None:
         """The same for one who has no time to wait for it."""
@@ -159,12 +161,22 @@ class Keeper:
         self._leaving.add(leaving)
         leaving.add_done_callback(self._leaving.discard)
 
+    async def _end(self, application: str, run: str) -> None:
+        if self._uses.leave(application, run):
+            await asyncio.to_thread(_remove, application)
+
     async def _look_for_silent_ones(self) -> None:
         while True:
             await asyncio.sleep(RENEWAL_S)
             for application, run in self._uses.silent(time.monotonic()):
                 with contextlib.suppress(Exception):
-                    await self.leave(application, run)
+                    await self._end_if_silent(application, run)
+
+    async def _end_if_silent(self, application: str, run: str) -> None:
+        """Looks again: it may have been heard of while another was removed."""
+        async with self._removing[application]:
+            if (application, run) in self._uses.silent(time.monotonic()):
+                await self._end(application, run)
 
 
 def application_name(role: str, spec: ModelSpec) -> str:

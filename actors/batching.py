@@ -6,15 +6,19 @@ running are cancelled. The caller hears something all the time, if only that not
 """
 
 import asyncio
+import io
 import pickle
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from actors.wire import SIGN_OF_LIFE_S, TICK_S, Failure
 from search.errors import ClusterError, first_cause, one_line
 
 # What pickle raises for classes inside of functions, for locks, and for arguments of its own.
 UNSENDABLE = (pickle.PickleError, AttributeError, TypeError)
+# Classes from here are known to every caller. One of a package that only replicas have, such as
+# vllm, would end the caller's line, over which others wait.
+KNOWN = ("builtins", "search.errors")
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -74,10 +78,19 @@ async def _result_or_failure(
         return Failure(sendable(error))
 
 
+class _ByCallers(pickle.Unpickler):
+    """Reads what callers can read."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module not in KNOWN:
+            raise pickle.UnpicklingError(f"callers may not have {module}")
+        return super().find_class(module, name)
+
+
 def sendable(error: Exception) -> Exception:
-    """The error, or what it says if it cannot be sent: it would take its batch along."""
+    """The error, or what it says if callers could not read it: it would take its batch along."""
     try:
-        pickle.loads(pickle.dumps(error))
+        _ByCallers(io.BytesIO(pickle.dumps(error))).load()
     except UNSENDABLE:
         cause = first_cause(error)
         return ClusterError(f"the replica failed: {type(cause).__name__}: {one_line(cause)}")

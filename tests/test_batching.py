@@ -8,11 +8,18 @@ from typing import Any
 
 import pytest
 
-from actors.batching import answer_as_finished
+from actors.batching import answer_as_finished, sendable
 from actors.client import BatchingCaller, RemotePolicy, RemotePRM
 from actors.engines.compute_thread import ComputeThread
 from actors.wire import Failure, ScoreItem
-from search.errors import BranchwiseError, ClusterError, PolicyError, PRMError, first_cause
+from search.errors import (
+    BranchwiseError,
+    ClusterError,
+    EngineLostError,
+    PolicyError,
+    PRMError,
+    first_cause,
+)
 from search.protocols import Expansion, PolicyPath, PRMPath, Sampling, Score
 
 HANG_S = 60
@@ -143,6 +150,10 @@ class OddError(Exception):
         super().__init__(f"{what} at {where}")
 
 
+class OfReplicasError(Exception):
+    """Can be read where there is this module: on the replica, but not by every caller."""
+
+
 class HeldError(Exception):
     """Cannot be written: it holds a lock."""
 
@@ -156,6 +167,9 @@ class HeldError(Exception):
         OddError("no room", "layer 3"),
         HeldError("no room"),
         type("Local", (ValueError,), {})("no room"),
+        OfReplicasError("no room"),
+        ExceptionGroup("all", [OfReplicasError("no room")]),
+        ValueError(OfReplicasError("no room")),
     ],
 )
 def test_an_error_that_cannot_be_sent_says_what_it_is(error: Exception) -> None:
@@ -168,8 +182,16 @@ def test_an_error_that_cannot_be_sent_says_what_it_is(error: Exception) -> None:
     assert (found[0], found[2]) == (0, 2)
     sent = pickle.loads(pickle.dumps(found[1]))
     assert isinstance(sent.error, ClusterError)
-    assert type(error).__name__ in str(sent.error)
+    assert type(first_cause(error)).__name__ in str(sent.error)
     assert "no room" in str(sent.error)
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    "error", [EngineLostError("it died"), PRMError("too long"), TimeoutError(), KeyError("place")]
+)
+def test_an_error_that_every_caller_knows_is_sent_as_it_is(error: Exception) -> None:
+    assert sendable(error) is error
 
 
 @pytest.mark.parametrize("how", ["cancel", "close"])

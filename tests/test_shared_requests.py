@@ -102,3 +102,19 @@ def test_what_is_kept_is_bounded() -> None:
         assert await shared.once(b"a", computer.compute) == (4, True)
 
     runs(test)
+
+
+def test_a_request_waits_for_another_but_not_for_itself() -> None:
+    async def test(shared: SharedRequests[int], computer: Computer) -> None:
+        async def after(key: bytes) -> int:
+            await shared.settled(key)
+            return await computer.compute()
+
+        first, second = await started(
+            shared.once(b"a", lambda: after(b"a")), shared.once(b"b", lambda: after(b"a"))
+        )
+        assert computer.started == 1
+        computer.go.set()
+        assert (await first, await second) == ((1, True), (2, True))
+
+    runs(test)

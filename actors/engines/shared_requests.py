@@ -38,9 +38,12 @@ class SharedRequests(Generic[Result]):
         self._finished[key] = result
 
     async def settled(self, key: bytes) -> None:
-        """Waits while a request with this key is under way, however it ends."""
+        """Waits while another request with this key is under way, however it ends.
+
+        A request may ask for its own key, and does not wait for itself.
+        """
         running = self._running.get(key)
-        if running is not None:
+        if running is not None and running.task is not asyncio.current_task():
             await asyncio.wait([running.task])
 
     async def once(

@@ -71,6 +71,7 @@ class VllmPRM(VllmEngine):
 
         async def read_in_turn() -> _Reading:
             # Steps of a solution that come together each find those before them in the cache.
+            # One without a token has the key of the one before it, and waits for nothing.
             await self._readings.settled(before)
             return await self._read(self._fitting(laid_out.ids))
 

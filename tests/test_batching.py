@@ -142,7 +142,6 @@ def test_a_failure_belongs_to_its_item() -> None:
         assert str(pickle.loads(pickle.dumps(results[place])).error) == f"{place} is odd"
 
 
-@pytest.mark.unit
 class OddError(Exception):
     """Cannot be read back: it is made from two arguments and keeps one."""
 
@@ -161,6 +160,7 @@ class HeldError(Exception):
         super().__init__(what, threading.Lock())
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize(
     "error",
     [
@@ -194,6 +194,7 @@ def test_an_error_that_every_caller_knows_is_sent_as_it_is(error: Exception) -> 
     assert sendable(error) is error
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize("how", ["cancel", "close"])
 def test_items_still_running_are_cancelled_when_the_caller_goes(how: str) -> None:
     async def run() -> list[str]:

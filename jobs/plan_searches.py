@@ -97,12 +97,17 @@ class _Weight:
         return max_entropy_weight(self._success(probe), self._allocation.strength)
 
     def _success(self, probe: pa.Table) -> float:
-        """Correct solutions, or votes for the best answer, over all solutions."""
+        """Correct solutions, or votes for the best answer, over all solutions.
+
+        A probe whose units all failed has none: such a problem counts as one never solved.
+        """
+        solutions = max(1, len(probe))
         if self._allocation.success == "graded":
-            return float(pc.sum(pc.equal(probe["verdict"], "correct")).as_py() or 0) / len(probe)
+            correct = pc.sum(pc.equal(probe["verdict"], "correct")).as_py() or 0
+            return float(correct) / solutions
         classes = probe["answer_class"].to_numpy()
         voting = classes[classes >= 0]
-        return float(np.bincount(voting).max(initial=0)) / max(1, len(probe))
+        return float(np.bincount(voting).max(initial=0)) / solutions
 
 
 def _judge(graders: Graders, config: SearchConfig) -> Judge:

@@ -11,6 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jobs.grading import Graders
+from jobs.plan_searches import search_plans
+from jobs.recipe import parse_recipe
 from jobs.saved_budget import SavedBudget, divided
 from jobs.search_plans import StoppingSearch, WeightedSearch
 from jobs.stopping import Stopping, StopRule, settled_after
@@ -212,3 +215,19 @@ def test_a_weighted_search_spends_the_whole_budget_where_the_weight_is() -> None
     # 3 x 8 in all, 3 x 4 for the probes; a is sure and gets nothing more, b and c the same.
     assert asyncio.run(run("abc")) == {"a": 4, "b": 10, "c": 10}
     assert asyncio.run(run("cba")) == {"a": 4, "b": 10, "c": 10}
+
+
+@pytest.mark.parametrize("success", ["agreement", "graded"])
+def test_a_probe_that_failed_weighs_as_one_that_is_never_solved(success: str) -> None:
+    allocation = {"rule": "max_entropy", "probe": 4, "success": success}
+    recipe = parse_recipe(
+        {
+            "name": "divided",
+            "data": {"source": "reasoning_gym:chain_sum", "size": 1},
+            "policies": [{"name": "small", "model": "fake", "engine": "fake"}],
+            "searches": [{"strategy": "majority", "n": 8, "allocation": allocation}],
+        }
+    )
+    [search] = search_plans(recipe, "small", 1, Graders(1, 60.0))
+    assert isinstance(search, WeightedSearch)
+    assert search.weight(SOLUTIONS.empty_table()) == pytest.approx(0.5)

@@ -3,8 +3,9 @@
 A commit is a file for each table that has new rows; the one of `units` is written last, and only
 with it the commit counts. Invariants: what a process that is killed leaves is the commits that
 count and files that nobody reads; a unit's rows, or a problem's graded solutions, that are
-committed again replace those that were there. The row groups of whole tables, written when a run
-has ended, count as what came before all commits, so that a run can go on after its end.
+committed again replace those that were there; no two commits have the same number, finished or not.
+The row groups of whole tables, written when a run has ended, count as what came before all commits,
+so that a run can go on after its end.
 """
 
 import re
@@ -51,9 +52,11 @@ class CommitLog:
     def __init__(self, folder: Storage, check_writer: Callable[[], None] = lambda: None) -> None:
         self._folder, self._commits = folder, folder.child(FOLDER)
         self._check_writer = check_writer
-        self._parts = [*self._whole(), *_counting(self._commits.names())]
+        written = _written(self._commits.names())
+        self._parts = [*self._whole(), *_counting(written)]
         self.was_continued = bool(self._parts)
-        self._next = 1 + max((part.number for part in self._parts), default=0)
+        # What a killed process left of a commit would count with the next one of its number.
+        self._next = 1 + max((part.number for part in written), default=0)
 
     @property
     def commits(self) -> int:
@@ -118,10 +121,14 @@ class CommitLog:
                 yield from (Part(0, table, group) for group in range(groups))
 
 
-def _counting(names: Sequence[str]) -> Iterator[Part]:
-    """The parts among these files whose commit was finished."""
+def _written(names: Sequence[str]) -> list[Part]:
+    """What these files hold, whether it counts or not."""
     matches = [found for name in names if (found := _FILE.fullmatch(name))]
-    parts = [Part(int(match[1]), match[2]) for match in matches]
+    return [Part(int(match[1]), match[2]) for match in matches]
+
+
+def _counting(parts: Sequence[Part]) -> Iterator[Part]:
+    """Those whose commit was finished."""
     finished = {part.number for part in parts if part.table == LAST}
     return (part for part in parts if part.number in finished and part.table in COMMITTED)
 

@@ -1,7 +1,8 @@
 """Which folder a run writes to: its own, that of a run that was not finished, or a named one.
 
-Invariant: a run that was begun with another recipe is never written to, nor one that another
-process is writing to, nor one that was named and has ended.
+Invariants: a run that was begun with another recipe is never written to, nor one that another
+process is writing to, nor one that was named and has ended. While run.json says that a run has
+ended, its tables are whole, and commits that are still there are not read.
 """
 
 import contextlib
@@ -72,11 +73,17 @@ class OpenRun:
         return replace(self._worked(), finished_at=now)
 
     def finish(self, ended: RunRecord | None = None) -> None:
-        """Notes that everything that belongs to the run has been written."""
+        """Notes that everything that belongs to the run has been written.
+
+        The run has ended then, whether its commits can be removed or not.
+        """
         self.lease.check()
         _write_json(self.folder, RECORD, asdict(ended or self.ended()))
-        self.log.delete()
         self._ended = True
+        try:
+            self.log.delete()
+        except StorageError as error:
+            log.warning("%s; the run has ended and needs no commits: remove them by hand", error)
 
     def _worked(self) -> RunRecord:
         """The record with the seconds of this process."""
@@ -214,11 +221,18 @@ def _claimed(folder: Storage, record: RunRecord) -> OpenRun:
     patient = replace(folder, patience_s=PATIENCE_S)
     lease = WriterLease(patient).take()
     try:
+        _remove_old_commits(folder)
         _write_json(folder, RECORD, asdict(record))
         return OpenRun(patient, record, CommitLog(patient, lease.check), lease)
     except BaseException:
         lease.release()
         raise
+
+
+def _remove_old_commits(folder: Storage) -> None:
+    """Removes what an ended run still has of them; some files of a commit may be gone already."""
+    if folder.has(RECORD) and _record(folder)["finished_at"]:
+        folder.delete(COMMITS)
 
 
 def _record(folder: Storage) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from jobs.settings import Recipe
 from jobs.storage import Storage, storage_at
 from jobs.writer_lease import Claim, Process, this_process
 from search.errors import ClusterError, RecipeError, StorageError
-from search.partition import WorkUnit, run_unit
+from search.partition import WorkUnit, partition, run_unit
 from search.problem import Problem
 from search.rows import node_table, search_columns, solution_table
 from search.schemas import NODES, SOLUTIONS, UNITS
@@ -220,6 +220,17 @@ def test_a_commit_without_its_last_file_does_not_count(tmp_path: Path, undisturb
     assert tables(folder) == undisturbed
 
 
+def test_what_is_left_of_a_commit_counts_with_no_later_one(tmp_path: Path) -> None:
+    log = CommitLog(storage_at(tmp_path))
+    assert log.commit({"units": waiting_row(1)}) == 1
+    left = tmp_path / "commits" / "000002-nodes.parquet"
+    left.write_bytes(b"")
+    assert CommitLog(storage_at(tmp_path)).commit({"units": waiting_row(2)}) == 3
+    again = CommitLog(storage_at(tmp_path))
+    assert [part.number for part in again.parts("units")] == [1, 3]
+    assert again.parts("nodes") == []
+
+
 def test_tables_that_were_half_written_at_the_end_are_written_again(
     tmp_path: Path, undisturbed: Any
 ) -> None:
@@ -297,6 +308,34 @@ def test_the_unfinished_run_is_the_one_that_goes_on(tmp_path: Path) -> None:
     assert record["finished_at"]
     with open_run(recipe, into=first.folder.where) as again:
         assert again.record.run_id == first.record.run_id
+
+
+@pytest.mark.parametrize("is_killed", [True, False])
+def test_a_run_whose_commits_could_not_be_removed_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_killed: bool
+) -> None:
+    def delete(_: CommitLog) -> None:
+        for path in tmp_path.glob("*/commits/*"):
+            if "units" not in path.name:
+                path.unlink()
+        raise Killed if is_killed else StorageError("cannot delete commits: the store is away")
+
+    recipe = parse_recipe(document(runs_folder=str(tmp_path)))
+    unit = next(partition(PROBLEMS[0], recipe.search_configs()[0], 8))
+    done = unit_tables(unit)
+    with monkeypatch.context() as patch, contextlib.suppress(Killed), open_run(recipe) as run:
+        run.log.commit({"nodes": done.nodes, "found": done.solutions, "units": done.units})
+        write_tables(run.log, run.folder, of_recipe(recipe))
+        patch.setattr(CommitLog, "delete", delete)
+        run.finish()
+    record = json.loads(run.folder.read("run.json").to_pybytes())
+    assert record["finished_at"]
+    assert run.folder.child("commits").names() == ["000001-units.parquet"]
+    with open_run(recipe, into=run.folder.where) as again:
+        assert again.log.commits == 0
+        write_tables(again.log, again.folder, of_recipe(recipe))
+        again.finish()
+    assert tables(run.folder)["nodes"] == sorted(done.nodes.to_pylist(), key=str)
 
 
 def test_a_run_that_finished_nothing_leaves_nothing(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from jobs.run_rows import load_run_row
 from jobs.settings import Recipe
 from jobs.storage import Storage
 from jobs.summary import print_summary
-from search.errors import RecipeError, RunEndedError
+from search.errors import RecipeError, RunEndedError, StillRunningError
 
 EXIT_DONE, EXIT_PARTIAL, EXIT_WORSE = 0, 1, 3
 log = logging.getLogger("branchwise")
@@ -40,7 +40,7 @@ class Start:
 def run_to_exit_code(recipe: Recipe, address: str | None, start: Start, console: Console) -> int:
     """Runs what was asked for and reports it; raises BranchwiseError if that cannot start."""
     if start.catch_up and start.name:
-        _catch_up(recipe, address, start.name, console)
+        _catch_up(recipe, address, start, start.name, console)
     try:
         code = _run(recipe, address, start, console)
     except RunEndedError as error:
@@ -64,13 +64,17 @@ def _run(recipe: Recipe, address: str | None, start: Start, console: Console) ->
     return EXIT_PARTIAL if outcome.failed_units or outcome.bad_problems else EXIT_DONE
 
 
-def _catch_up(recipe: Recipe, address: str | None, name: RunName, console: Console) -> None:
-    """Finishes earlier partitions; one that was begun with another recipe is left as it is."""
+def _catch_up(
+    recipe: Recipe, address: str | None, start: Start, name: RunName, console: Console
+) -> None:
+    """Finishes earlier partitions. One that was begun with another recipe, that is being run now
+    or that has ended meanwhile is left as it is: what was asked for is the night after them."""
     for date in unfinished_before(runs_of(recipe), name):
         log.info("catching up with %s of %s", date, name.name)
+        earlier = Start(name=RunName(name.name, date), also_if_running=start.also_if_running)
         try:
-            _run(recipe, address, Start(name=RunName(name.name, date)), console)
-        except RecipeError as error:
+            _run(recipe, address, earlier, console)
+        except (RecipeError, StillRunningError, RunEndedError) as error:
             log.warning("%s is left as it is: %s", date, error)
 
 

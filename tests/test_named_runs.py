@@ -357,8 +357,10 @@ def started(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Runs are not searched but written as nights with good answers, and named here."""
     names: list[str] = []
 
-    def run_recipe(recipe: Recipe, *_: Any, name: RunName, **options: Any) -> RunOutcome:
-        with open_run(recipe, name=name):
+    def run_recipe(
+        recipe: Recipe, *_: Any, name: RunName, also_if_running: bool, **options: Any
+    ) -> RunOutcome:
+        with open_run(recipe, name=name, also_if_running=also_if_running):
             names.append(name.date)
         shares = BAD if name.date == DAYS[2] else GOOD
         folder = write_night(Path(recipe.runs_folder), name.date, shares)
@@ -403,6 +405,30 @@ def test_catching_up_finishes_the_oldest_first(
     assert code(recipe, DAYS[0], catch_up=True) == 0
     assert started == ["2026-10-01", "2026-10-03", DAYS[0]]
     assert "2026-10-02 is left as it is: " in caplog.text
+
+
+def test_catching_up_leaves_a_night_alone_that_is_still_going(
+    recipe: Recipe, started: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    going = begun(recipe, night("2026-10-01"))
+    begun(recipe, night("2026-10-02"))
+    assert going.folder.here
+    put_claim(going.folder.here, live_process())
+    with pytest.raises(StillRunningError, match=f"date={DAYS[0]} was not started"):
+        code(recipe, DAYS[0], catch_up=True)
+    assert started == []
+    assert code(recipe, DAYS[0], catch_up=True, also_if_running=True) == 0
+    assert started == ["2026-10-02", DAYS[0]]
+    assert "2026-10-01 is left as it is: " in caplog.text
+
+
+def test_catching_up_passes_over_a_night_that_ended_meanwhile(
+    recipe: Recipe, started: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_night(Path(recipe.runs_folder), DAYS[0], GOOD)
+    monkeypatch.setattr("jobs.scheduled.unfinished_before", lambda *_: [DAYS[0]])
+    assert code(recipe, DAYS[1], catch_up=True) == 0
+    assert started == [DAYS[1]]
 
 
 def test_who_is_left_alone_has_an_exit_code_of_its_own(

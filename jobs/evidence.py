@@ -20,7 +20,7 @@ from jobs.difficulty import FEATURES, Samples, probe_features, samples_independe
 from jobs.results import load_record, load_table, table_parts
 from jobs.routes import PROBE_STRATEGY, FittedRun, Route
 from jobs.storage import Storage, Where, folder_to_read
-from search.config import is_uneven
+from search.config import WIDTH_TEMPERATURE, is_uneven, variant_of
 from search.errors import RecipeError
 from search.rewards import Reduction
 from search.schemas import UNITS
@@ -240,7 +240,7 @@ class _Run:
         if vote == PASS or (vote == Vote.MAJORITY and reduction not in ("none", Reduction.LAST)):
             return None
         named = {name: getattr(search, name) for name in SEARCH_KEY if name != "policy"}
-        place = (search.policy, search.strategy, search.n, search.branching)
+        place = (search.policy, search.strategy, search.n, search.branching, search.variant)
         scored = None if vote == Vote.MAJORITY else Reduction(reduction)
         kept_by = self.reductions.get(place, Reduction.LAST)
         shape = {"reduction": kept_by, "vote": Vote(vote), "vote_reduction": scored}
@@ -250,15 +250,26 @@ class _Run:
 def _reductions(recipe: dict[str, Any]) -> dict[tuple[Any, ...], Reduction]:
     """By which reduction each search kept candidates: only the recipe says."""
     return {
-        (policy["name"], search["strategy"], n, search.get("branching") or 1): Reduction(
-            search.get("reduction") or Reduction.LAST
-        )
+        (policy["name"], *name): Reduction(search.get("reduction") or Reduction.LAST)
         for search in recipe.get("searches", [])
-        if "n" in search
+        if "n" in search and not (search.get("stop") or search.get("allocation"))
         for policy in recipe.get("policies", [])
-        for n in search["n"]
         if not search.get("policies") or policy["name"] in search["policies"]
+        for name in _names(search)
     }
+
+
+def _names(search: dict[str, Any]) -> Iterable[tuple[Any, ...]]:
+    """What tables call the searches of an entry; one of an older run may lack settings."""
+    variant = variant_of(
+        search.get("compat"),
+        tuple(search.get("compat_options") or ()),
+        search.get("lookahead") or 0,
+        search.get("score_every") or 1,
+        search.get("width_temperature") or WIDTH_TEMPERATURE,
+        spending="",
+    )
+    return ((search["strategy"], n, search.get("branching") or 1, variant) for n in search["n"])
 
 
 def _evidence(policy: str, prm: str, pile: _Pile, probe: int) -> Evidence:

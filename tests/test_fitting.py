@@ -1,5 +1,6 @@
 """`branchwise fit` in a world whose best searches are known, and in one where none is better."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -237,6 +238,30 @@ def test_a_report_says_all_of_it(artifact: Artifact) -> None:
     assert "beam N=8, branching 4" in text
     tables = [line for line in text.splitlines() if line.startswith("| 32 solutions")]
     assert len(tables) == 4 + 3
+
+
+def add_variant(folder: Path, variant: str, **settings: object) -> None:
+    """One more search: the dvts of a run again, as if it had been run with these settings."""
+    for name in ("solutions", "units"):
+        path = folder / f"{name}.parquet"
+        table = pq.read_table(path)
+        rows = [row | {"variant": variant} for row in table.to_pylist() if not row["variant"]]
+        more = [row for row in rows if row["strategy"] == "dvts"]
+        pq.write_table(pa.concat_tables([table, pa.Table.from_pylist(more, table.schema)]), path)
+    record = json.loads((folder / "run.json").read_text())
+    search = {"strategy": "dvts", "n": [16], "branching": 4} | settings
+    record["recipe"]["searches"].append(search)
+    (folder / "run.json").write_text(json.dumps(record))
+
+
+def test_a_route_keeps_candidates_as_its_own_variant_did(tmp_path: Path) -> None:
+    world = World(problems=2, searches=(("best_of_n", 8, 1), ("dvts", 16, 4)))
+    folder = write_world(tmp_path / "run", world)
+    add_variant(folder, "lookahead=2 score_every=3", lookahead=2, score_every=3, reduction="min")
+    add_variant(folder, "stop=posterior", stop={"rule": "posterior"}, reduction="mean")
+    [evidence] = gather([folder], 4, []).policies
+    found = {(r.variant, r.reduction) for r in evidence.routes if r.strategy == "dvts"}
+    assert found == {("", Reduction.LAST), ("lookahead=2 score_every=3", Reduction.MIN)}
 
 
 # Several runs

@@ -49,7 +49,8 @@ class Stop:
     """What one problem's search did under a stopping rule.
 
     decided_at: solutions after which the rule held, None if it never did; solutions: those that
-    were run; audited: run to the end to see what stopping would have changed.
+    were run, in units that failed too; audited: run to the end to see what stopping would have
+    changed.
     """
 
     problem_id: str
@@ -95,16 +96,19 @@ class StoppingSearch:
         """See `SearchPlan`."""
         place, audited = self._places[problem.problem_id], self._is_audited(problem)
         found, decided_at = await self.judge(problem, found), None
+        # Counted as asked for: a unit that failed brought nothing, but saved nothing either.
+        solutions = self._looks[0] * self._group
         for before, groups in pairwise(self._looks):
             if decided_at is None and self._has_settled(found):
-                decided_at = before * self._group
+                decided_at = solutions
             if decided_at is not None and not audited:
                 break
             found = await self._longer(problem, found, range(before, groups), run)
-        self.stops.append(Stop(problem.problem_id, decided_at, found.num_rows, audited))
+            solutions = groups * self._group
+        self.stops.append(Stop(problem.problem_id, decided_at, solutions, audited))
         if decided_at is None:
             return await self._with_extra(problem, place, found, run)
-        self._saved.save(place, self.config.n - found.num_rows)
+        self._saved.save(place, self.config.n - solutions)
         return found
 
     def place(self, problem_id: str) -> int:

@@ -150,7 +150,8 @@ class Storage:
         """A file to be written piece by piece, which is there when the context ends well.
 
         For a store the pieces wait in a temporary file of this machine: what is closed there is
-        complete, so that half a file cannot be taken back.
+        complete, so that half a file cannot be taken back. Sending them is tried again, writing a
+        piece is not: it cannot be asked for twice.
         """
         if not isinstance(self._files, fs.LocalFileSystem):
             with tempfile.TemporaryDirectory(prefix="branchwise-") as folder:
@@ -164,7 +165,7 @@ class Storage:
             Path(unwritten).parent.mkdir(parents=True, exist_ok=True)
             with self._files.open_output_stream(unwritten) as file:
                 yield file
-            Path(unwritten).replace(whole)
+            _name_on_disk(Path(unwritten), Path(whole))
 
     def delete(self, name: str) -> None:
         """Removes a file, or a folder with all that is in it; nothing if it is not there."""
@@ -316,11 +317,14 @@ def _uninterrupted(act: Callable[[], None]) -> None:
 
 
 def _write_here(path: Path, content: bytes | pa.Buffer) -> None:
-    """On the disk before it has its name, so that a machine that stops leaves no half."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unwritten = path.with_name(path.name + _UNWRITTEN)
-    with unwritten.open("wb") as file:
-        file.write(content)
-        file.flush()
+    unwritten.write_bytes(content)
+    _name_on_disk(unwritten, path)
+
+
+def _name_on_disk(unwritten: Path, path: Path) -> None:
+    """On the disk before it has its name, so that a machine that stops leaves no half."""
+    with unwritten.open("rb+") as file:
         os.fsync(file.fileno())
     unwritten.replace(path)

@@ -619,6 +619,21 @@ def test_many_small_parts_make_the_same_groups(
     assert groups == [10, 10, 5]
 
 
+def test_a_table_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, synced = tmp_path / "units.parquet", list[tuple[int, int]]()
+
+    def fsync(descriptor: int) -> None:
+        found = os.fstat(descriptor)
+        synced.append((found.st_ino, found.st_size))
+        assert not table.exists()
+
+    monkeypatch.setattr("jobs.storage.os.fsync", fsync)
+    write_parts(storage_at(tmp_path), "units", [waiting_row(1)])
+    assert synced == [(table.stat().st_ino, table.stat().st_size)]
+
+
 def test_a_table_that_fails_half_way_is_not_there(tmp_path: Path) -> None:
     def parts() -> Iterator[pa.Table]:
         yield waiting_row(1)

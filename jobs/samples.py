@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 from jobs.curves import PROBLEMS_A_PART, without_routed
 from jobs.intervals import accuracy_interval
+from search.config import is_uneven
 from search.max_entropy import divergence_from_half, max_entropy_weight
 from search.protocols import StopReason
 from search.schemas import SAMPLES
@@ -34,6 +35,7 @@ _MEANS = ("cons_at_k", "cut_share", "mean_tokens", "divergence", "weight")
 _ROWS_AT_ONCE = 1024
 _N = _KEYS.index("n")
 _PROBLEM = _KEYS.index("problem_id")
+_VARIANT = _KEYS.index("variant")
 
 Row = dict[str, Any]
 Key = tuple[Any, ...]
@@ -138,9 +140,7 @@ def _counted(rows: pa.Table) -> pa.Table:
 
 def _problem_row(key: Key, classes: list[_Class], strength: float) -> Row:
     samples, correct = sum(c.samples for c in classes), sum(c.correct for c in classes)
-    success = correct / samples
-    # A problem whose units failed in part has fewer samples than the search asked for.
-    ks = [k for k in group_grid(key[_N]) if k <= samples]
+    success, ks = correct / samples, _sizes(key, samples)
     return dict(zip(_KEYS, key, strict=True)) | {
         "samples": samples,
         "pass_at_1": success,
@@ -152,6 +152,15 @@ def _problem_row(key: Key, classes: list[_Class], strength: float) -> Row:
         "divergence": divergence_from_half(success),
         "weight": max_entropy_weight(success, strength),
     }
+
+
+def _sizes(key: Key, samples: int) -> list[int]:
+    """The k of pass@k: those that a problem whose units failed in part has samples for.
+
+    None where solutions are given out unevenly: who settles stops, so that a mean at a larger k
+    would be over the unsettled problems alone.
+    """
+    return [] if is_uneven(key[_VARIANT]) else [k for k in group_grid(key[_N]) if k <= samples]
 
 
 def _consensus(classes: list[_Class]) -> float:

@@ -49,8 +49,9 @@ def samples_table(run: ReportedRun) -> Table:
     heads = ("policy", "samples", "pass@1", "95 % interval", "cons@k", "pass@k", "cut off")
     table = Table(*heads, "tokens", title=title)
     for row in run.sampled:
-        shares = [row["pass_at_1"], row["cons_at_k"], row["pass_at_k"][-1], row["cut_share"]]
-        single, cons, any_correct, cut = (f"{100 * share:.1f}" for share in shares)
+        shares = [row["pass_at_1"], row["cons_at_k"], row["cut_share"]]
+        single, cons, cut = (f"{100 * share:.1f}" for share in shares)
+        any_correct = f"{100 * row['pass_at_k'][-1]:.1f}" if row["ks"] else ""
         known = row["ci_low"] is not None
         interval = f"{100 * row['ci_low']:.1f} to {100 * row['ci_high']:.1f}" if known else ""
         cells = (single, interval, cons, any_correct, cut, f"{row['mean_tokens']:.0f}")

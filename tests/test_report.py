@@ -13,7 +13,10 @@ from whole_samples import samples_of_parts
 
 from jobs.curves import answers_table
 from jobs.report import write_report
+from jobs.reported_run import read_run
 from jobs.results import load_table
+from jobs.storage import storage_at
+from jobs.summary import samples_table
 from search.errors import StorageError
 from search.rewards import Reduction
 from search.schemas import NODES, PROBLEMS, SOLUTIONS, STOPS, UNITS
@@ -314,6 +317,19 @@ def test_independent_samples_have_a_chapter_first_if_they_are_the_protocol(tmp_p
     assert text.count("### Independent samples") == 1
     assert text.index("### Independent samples") < text.index("### Accuracy at each N")
     assert line in text
+
+
+def test_samples_that_were_given_out_unevenly_have_no_pass_at_k(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", {"tiny": 0.35}, [("majority", 16, 1)])
+    even = load_table(folder, "samples")
+    mean = even.to_pylist()[-1] | {"variant": "stop=posterior", "ks": [], "pass_at_k": []}
+    stopped = pa.Table.from_pylist([mean], even.schema)
+    pq.write_table(pa.concat_tables([even, stopped]), folder / "samples.parquet")
+    text = write_report([folder], tmp_path).markdown.read_text()
+    [line] = [row for row in text.splitlines() if "| majority stop=posterior | 16 |" in row]
+    assert f"| {100 * mean['cons_at_k']:.1f} |  |  |  |  | 6.2 | 40 |" in line
+    shown = samples_table(read_run(storage_at(folder)))
+    assert [cell != "" for cell in shown.columns[5].cells] == [True, False]
 
 
 def test_without_independent_samples_there_is_no_chapter_of_them(tmp_path: Path) -> None:

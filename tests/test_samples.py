@@ -199,6 +199,21 @@ def test_a_problem_that_lost_samples_counts_with_those_it_has() -> None:
     assert mean["pass_at_k"] == pytest.approx([(1 / 4 + 1) / 2, (1 / 2 + 1) / 2, 1.0])
 
 
+@pytest.mark.parametrize("variant", ["stop=posterior", "allocation=max_entropy,probe=2"])
+def test_uneven_searches_have_no_pass_at_k(variant: str) -> None:
+    settled, unsettled = ["7", "7"], ["7", "3", "3", "8", "3", "8"]
+    rows = [
+        *solutions("p", settled, n=4, keep=4, variant=variant),
+        *solutions("q", unsettled, n=4, keep=4, variant=variant),
+    ]
+    found = samples(rows)
+    for row in found:
+        assert (row["ks"], row["pass_at_k"]) == ([], [])
+    assert [row["samples"] for row in found] == [2, 6, 8]
+    assert [row["cons_at_k"] for row in found] == [1.0, 0.0, 0.5]
+    assert found[2]["pass_at_1"] == pytest.approx((1 + 1 / 6) / 2)
+
+
 def test_only_independent_samples_have_rows_one_set_a_search() -> None:
     rows = [
         *solutions("p", ["7", "3"]),

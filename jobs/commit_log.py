@@ -45,13 +45,19 @@ class Part:
 class CommitLog:
     """The commits of one run folder; one process writes them.
 
-    check_writer: raises StorageError if that is another process now.
+    check_writer: raises StorageError if that is another process now. otherwise: what to do where
+    it cannot be read, in words.
     was_continued: an earlier process has left some, so that something may stand in two.
     """
 
-    def __init__(self, folder: Storage, check_writer: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        folder: Storage,
+        check_writer: Callable[[], None] = lambda: None,
+        otherwise: str = "begin a new run",
+    ) -> None:
         self._folder, self._commits = folder, folder.child(FOLDER)
-        self._check_writer = check_writer
+        self._check_writer, self._otherwise = check_writer, otherwise
         written = _written(self._commits.names())
         self._parts = [*self._whole(), *_counting(written)]
         self.was_continued = bool(self._parts)
@@ -95,7 +101,7 @@ class CommitLog:
             if not file.schema_arrow.equals(COMMITTED[part.table]):
                 raise StorageError(
                     f"{folder.called(part.name)} does not have the columns of its table: "
-                    "give --fresh for a new run"
+                    f"{self._otherwise}"
                 )
             return file.read(wanted) if part.number else file.read_row_group(part.row_group, wanted)
 

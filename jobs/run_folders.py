@@ -37,6 +37,11 @@ from search.errors import RecipeError, RunEndedError, StorageError
 from search.schemas import SCHEMA_VERSION
 
 _SHOWN = 6
+# What begins another run where one cannot go on; a run that was named takes no --fresh.
+_FRESH = "give --fresh for a new run"
+_NOT_INTO = "give --fresh in place of --into for a new run"
+_ANOTHER_NAME = "give the run another name (--as, or --fresh where it is submitted)"
+_ANOTHER_DATE = "give the run another date, or the recipe another name"
 log = logging.getLogger("branchwise")
 
 
@@ -107,12 +112,12 @@ def open_run(
     """
     shareable = recipe.model_copy(update={"runs_folder": shown(recipe.runs_folder)})
     if into is not None:
-        return _continued(folder_to_read(lasting(into)), shareable)
+        return _continued(folder_to_read(lasting(into)), shareable, _NOT_INTO)
     runs, recipe = runs_of(recipe), shareable
     if name is not None:
         return _named(runs, name, recipe, also_if_running)
     unfinished = None if fresh else _unfinished(runs, recipe.name)
-    return _continued(unfinished, recipe) if unfinished else _new(runs, recipe)
+    return _continued(unfinished, recipe, _FRESH) if unfinished else _new(runs, recipe)
 
 
 def runs_of(recipe: Recipe) -> Storage:
@@ -139,7 +144,8 @@ def _named(runs: Storage, name: RunName, recipe: Recipe, also_if_running: bool) 
         if is_begun:
             log.info("%s is continued", folder.where)
         _write_json(patient, RECORD, asdict(record))
-        return OpenRun(patient, record, CommitLog(patient, lease.check), lease)
+        commits = CommitLog(patient, lease.check, _another(name))
+        return OpenRun(patient, record, commits, lease)
     except BaseException:
         lease.release()
         with contextlib.suppress(StorageError):
@@ -152,7 +158,7 @@ def _record_of(folder: Storage, name: RunName, recipe: Recipe) -> RunRecord:
     if not folder.has(RECORD):
         document = recipe.model_dump(mode="json")
         return new_record(recipe.name, document, recipe_digest(recipe), name.run_id)
-    held, record = _record(folder), _continuing(folder, recipe, "give the run another name")
+    held, record = _record(folder), _continuing(folder, recipe, _another(name))
     if not held["finished_at"]:
         return record
     more = growth(held["recipe"], record.recipe)
@@ -160,24 +166,29 @@ def _record_of(folder: Storage, name: RunName, recipe: Recipe) -> RunRecord:
     raise RunEndedError(f"{folder.where} has ended at {held['finished_at']}{hint}")
 
 
+def _another(name: RunName) -> str:
+    return _ANOTHER_DATE if name.date else _ANOTHER_NAME
+
+
 def _new(runs: Storage, recipe: Recipe) -> OpenRun:
     record = new_record(recipe.name, recipe.model_dump(mode="json"), recipe_digest(recipe))
     folder = runs.child(record.run_id)
     if folder.has(RECORD):
         raise StorageError(f"{folder.where} is there already: wait a second and run again")
-    return _claimed(folder, record)
+    return _claimed(folder, record, _FRESH)
 
 
-def _continued(folder: Storage, recipe: Recipe) -> OpenRun:
-    record = _continuing(folder, recipe)
+def _continued(folder: Storage, recipe: Recipe, otherwise: str) -> OpenRun:
+    record = _continuing(folder, recipe, otherwise)
     log.info("%s is continued", folder.where)
-    return _claimed(folder, record)
+    return _claimed(folder, record, otherwise)
 
 
-def _continuing(
-    folder: Storage, recipe: Recipe, otherwise: str = "give --fresh for a new run"
-) -> RunRecord:
-    """The record with which a run goes on; raises RecipeError if the recipe is another one."""
+def _continuing(folder: Storage, recipe: Recipe, otherwise: str) -> RunRecord:
+    """The record with which a run goes on; raises RecipeError if the recipe is another one.
+
+    otherwise: what the reader can do if it cannot go on.
+    """
     held = _record(folder)
     document = recipe.model_dump(mode="json")
     found = changes(held["recipe"], document)
@@ -187,7 +198,7 @@ def _continuing(
             f"{folder.where} was begun with another recipe ({'; '.join(found[:_SHOWN])}{more}): "
             f"run that again, or {otherwise}"
         )
-    _check_versions(folder, held)
+    _check_versions(folder, held, otherwise)
     now = {"recipe": document, "recipe_digest": recipe_digest(recipe), "finished_at": ""}
     return RunRecord(**held | now | {"seconds": _seconds_before(folder, held)})
 
@@ -216,14 +227,14 @@ def _unfinished(runs: Storage, name: str) -> Storage | None:
     return None
 
 
-def _claimed(folder: Storage, record: RunRecord) -> OpenRun:
+def _claimed(folder: Storage, record: RunRecord, otherwise: str) -> OpenRun:
     """From here on this process writes, and waits for a store that is away."""
     patient = replace(folder, patience_s=PATIENCE_S)
     lease = WriterLease(patient).take()
     try:
         _remove_old_commits(folder)
         _write_json(folder, RECORD, asdict(record))
-        return OpenRun(patient, record, CommitLog(patient, lease.check), lease)
+        return OpenRun(patient, record, CommitLog(patient, lease.check, otherwise), lease)
     except BaseException:
         lease.release()
         raise
@@ -241,11 +252,11 @@ def _record(folder: Storage) -> dict[str, Any]:
     return {name: record[name] for name in names} | {"seconds": record.get("seconds", 0.0)}
 
 
-def _check_versions(folder: Storage, held: dict[str, Any]) -> None:
+def _check_versions(folder: Storage, held: dict[str, Any], otherwise: str) -> None:
     if held.get("schema_version") != SCHEMA_VERSION:
         raise StorageError(
             f"{folder.where} has tables of version {held.get('schema_version')}, this Branchwise "
-            f"writes version {SCHEMA_VERSION}: give --fresh for a new run"
+            f"writes version {SCHEMA_VERSION}: {otherwise}"
         )
     for name, version in library_versions().items():
         if held["versions"].get(name, "") != version:

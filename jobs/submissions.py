@@ -108,9 +108,11 @@ def next_submission_id(run_id: str, runs: Sequence[SubmittedRun]) -> str:
 
 def is_running(run_id: str) -> ClusterError:
     """What a second submitter is told."""
+    # Only a dated run has a slash in its id; --fresh is refused with a date.
+    another = "another --date" if "/" in run_id else "--fresh"
     return ClusterError(
         f"{run_id} is running already: follow it with branchwise logs {run_id} --follow, or give "
-        "--fresh for another run"
+        f"{another} for another run"
     )
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pyarrow.parquet as pq
 import pytest
 from night_runs import document, write_night
 from rich.console import Console
@@ -32,7 +33,8 @@ from jobs.scheduled import Start, run_to_exit_code
 from jobs.settings import Recipe
 from jobs.storage import storage_at
 from jobs.writer_lease import Process, this_process
-from search.errors import RecipeError, RunEndedError, StillRunningError
+from search.errors import RecipeError, RunEndedError, StillRunningError, StorageError
+from search.schemas import NODES
 
 pytestmark = pytest.mark.unit
 
@@ -157,6 +159,31 @@ def test_another_recipe_of_the_same_date_is_refused(recipe: Recipe, is_over: boo
         open_run(other, name=night("2026-11-01"))
     with open_run(other, name=night("2026-11-02")) as run:
         assert run.record.seeds == {"run": 7}
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        (night("2026-11-01"), "give the run another date, or the recipe another name"),
+        (RunName("mine"), "give the run another name"),
+    ],
+)
+def test_a_named_run_that_cannot_go_on_is_not_told_to_be_fresh(
+    recipe: Recipe, name: RunName, remedy: str
+) -> None:
+    folder = begun(recipe, name).folder
+    assert folder.here
+    pq.write_table(NODES.empty_table(), folder.here / "commits" / "000001-units.parquet")
+    with open_run(recipe, name=name) as run:
+        [part] = run.log.parts("units")
+        with pytest.raises(StorageError, match=f"columns of its table: {remedy}"):
+            run.log.read(part)
+    record = json.loads((folder.here / "run.json").read_text()) | {"schema_version": "0"}
+    (folder.here / "run.json").write_text(json.dumps(record))
+    with pytest.raises(StorageError, match=f"tables of version 0.*: {remedy}"):
+        open_run(recipe, name=name)
+    with pytest.raises(StorageError, match="give --fresh in place of --into"):
+        open_run(recipe, into=folder.where)
 
 
 def test_limits_of_regression_may_change_after_the_night(recipe: Recipe) -> None:

@@ -357,8 +357,11 @@ def test_attempts_are_numbered_and_two_at_once_refused() -> None:
     assert next_submission_id("n/date=2026-01-31", []) == "n.date=2026-01-31"
     for state in ("PENDING", "RUNNING"):
         running = runs_in([*ended, job("a-1", "a-1-3", state, 3)])
-        with pytest.raises(ClusterError, match="a-1 is running already: follow it with"):
+        with pytest.raises(ClusterError, match=r"a-1 is running already: follow it .* --fresh"):
             next_submission_id("a-1", running)
+    night = "n/date=2026-01-31"
+    with pytest.raises(ClusterError, match="or give another --date for another run"):
+        next_submission_id(night, runs_in([job(night, night, "RUNNING", 1)]))
 
 
 def test_runs_are_found_by_either_id_and_unknown_ones_are_answered() -> None:

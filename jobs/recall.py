@@ -80,17 +80,7 @@ class Recall:
         What is held may reach over several units that follow each other.
         """
         for row in _in_rows(units):
-            place, waiting = row[0].first, deque(self._within(policy, row))
-            for unit in row:
-                while waiting and waiting[0].first < unit.stop:
-                    held = waiting.popleft()
-                    if place < held.first:
-                        yield Piece(_narrowed(unit, place, held.first))
-                    yield Piece(_narrowed(unit, held.first, held.stop), held)
-                    place = held.stop
-                if place < unit.stop:
-                    yield Piece(_narrowed(unit, place, unit.stop))
-                    place = unit.stop
+            yield from _cut(row, self._within(policy, row))
 
     def rows(self, piece: Piece, table: str) -> pa.Table:
         """What a held piece left in a table, under the name that it has now."""
@@ -192,6 +182,21 @@ def _in_rows(units: Iterable[WorkUnit]) -> list[list[WorkUnit]]:
         else:
             rows.append([unit])
     return rows
+
+
+def _cut(row: Sequence[WorkUnit], held: Iterable[Held]) -> Iterator[Piece]:
+    """Units in a row cut by what is held of them, in order."""
+    place, waiting = row[0].first, deque(held)
+    for unit in row:
+        while waiting and waiting[0].first < unit.stop:
+            each = waiting.popleft()
+            if place < each.first:
+                yield Piece(_narrowed(unit, place, each.first))
+            yield Piece(_narrowed(unit, each.first, each.stop), each)
+            place = each.stop
+        if place < unit.stop:
+            yield Piece(_narrowed(unit, place, unit.stop))
+            place = unit.stop
 
 
 def _narrowed(unit: WorkUnit, first: int, stop: int) -> WorkUnit:

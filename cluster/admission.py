@@ -87,10 +87,13 @@ class Admission:
     def admits(self, under_way: Iterable[Bundle], next_one: Bundle) -> bool:
         """Whether one more bundle may start; the first ones always may."""
         counts = [bundle.solutions for bundle in under_way]
-        if self.tasks is not None and len(counts) >= self.tasks:
+        return self.has_room(len(counts), sum(counts), next_one)
+
+    def has_room(self, tasks: int, solutions: int, next_one: Bundle) -> bool:
+        """Whether one more bundle may start beside so many tasks with so many solutions in all."""
+        if self.tasks is not None and tasks >= self.tasks:
             return False
-        within = sum(counts) + next_one.solutions <= self.room * self.batch
-        return within or len(counts) < AT_LEAST
+        return tasks < AT_LEAST or solutions + next_one.solutions <= self.solutions
 
     def started(self, under_way: Iterable[Bundle], bundle: Bundle) -> Bundle:
         """The bundle as it starts; what only the last one leaves empty it may spend."""

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from cluster.admission import AT_LEAST, ROOM, Admission, admission_of
+from cluster.admission import ROOM, Admission, admission_of
 from cluster.backlog import bundles
 from jobs.simulation import CALL_S, Fleet, Simulated, Waited, simulate
 from search.config import SearchConfig
@@ -204,10 +204,8 @@ def _admission(job: Job, sample: Sample) -> Admission:
 
 
 def tasks_at_once(job: Job, policies: int) -> int:
-    """Ray tasks that run side by side on so many replicas of the policy, once all may be under way.
-
-    As `Admission.admits` has it for tasks that are started in their order.
-    """
+    """Ray tasks that run side by side on so many replicas of the policy, once all may be under way:
+    those that are admitted one after the other, in their order."""
     admission = admission_of(
         job.solutions,
         replicas=policies,
@@ -216,12 +214,12 @@ def tasks_at_once(job: Job, policies: int) -> int:
         tasks=job.units_in_flight,
     )
     units = itertools.islice(job.units(), job.problems * job.units_of_a_problem)
-    under_way = itertools.accumulate(each.solutions for each in bundles(units, admission.per_task))
-    fitting = itertools.takewhile(
-        lambda held: held[0] < AT_LEAST or held[1] <= admission.solutions, enumerate(under_way)
-    )
-    tasks = sum(1 for _ in fitting)
-    return tasks if admission.tasks is None else min(tasks, admission.tasks)
+    tasks = solutions = 0
+    for bundle in bundles(units, admission.per_task):
+        if not admission.has_room(tasks, solutions, bundle):
+            break
+        tasks, solutions = tasks + 1, solutions + bundle.solutions
+    return tasks
 
 
 def _some_units(job: Job, solutions: int) -> Iterator[WorkUnit]:

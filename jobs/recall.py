@@ -58,10 +58,16 @@ class Recall:
     def __init__(self, log: CommitLog) -> None:
         self._log = log
         self._held: defaultdict[Search, dict[str, Held]] = defaultdict(dict)
-        self._standing = Standing()
+        # By policy and problem: its last commit with units, and with graded solutions.
+        self._brought: dict[tuple[str, str], int] = {}
+        standing = Standing()
         for part in log.parts("units"):
-            self._note(part)
-        self._graded, self._brought = (self._last_parts(name) for name in ("solutions", "units"))
+            self._note(part, standing)
+        self._graded = {
+            place: part.number
+            for part in log.parts("solutions")
+            for place in self._keys(part, "problem_id")
+        }
         self._part = lru_cache(_PARTS_KEPT)(log.read)
         self._places = lru_cache(len(COMMITTED))(self._read_places)
 
@@ -111,20 +117,16 @@ class Recall:
                 end = each.stop
         return found
 
-    def _note(self, part: Part) -> None:
+    def _note(self, part: Part, standing: Standing) -> None:
         for row in self._log.read(part, _NAMES).to_pylist():
             policy, name = row["policy"], row["unit_id"]
+            self._brought[policy, row["problem_id"]] = part.number
             search = self._held[_row_search(row)]
-            for replaced in (name, *self._standing.add(policy, name)):
+            for replaced in (name, *standing.add(policy, name)):
                 search.pop(replaced, None)
             if row["status"] == "done":
                 _, subtrees = search_and_subtrees(name)
                 search[name] = Held(subtrees.start, subtrees.stop, policy, name)
-
-    def _last_parts(self, table: str) -> dict[tuple[str, str], int]:
-        """The number of the last commit that has rows of each problem."""
-        parts = self._log.parts(table)
-        return {place: part.number for part in parts for place in self._keys(part, "problem_id")}
 
     def _read_places(self, table: str) -> dict[tuple[str, str], Part]:
         """Where the rows of each unit are, as they were committed last."""
